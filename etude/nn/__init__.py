@@ -1,0 +1,1 @@
+"""Modules: one part per file, a description in, tensors out."""

@@ -1,0 +1,1 @@
+"""Tensors in plain functions; each fast form stands beside its readable reference."""

@@ -1,0 +1,127 @@
+"""Log-probability and entropy of labels without the full logits, in chunks of tokens.
+
+The logits of a chunk live in float32 for as long as the chunk is worked on; the backward pass
+computes them again. So memory is one chunk, not tokens times vocabulary, at the price of one more
+product with the head.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from etude.typing import Float, Int, Tensor
+
+IGNORED = -100
+CHUNK_BYTES = 32 << 20  # float32 logits of one chunk
+
+
+def label_logp(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    labels: Int[Tensor, " N"],
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    chunk: int | None = None,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
+    """Log-probability of each label, and on request the entropy of each distribution, in nats.
+
+    Args:
+        hidden: normed hidden states; gradient flows.
+        weight: the output head; gradient flows.
+        labels: token to score at each position; -100 gives exactly 0 in both results and no
+            gradient.
+        temperature: the logits are divided by it.
+        entropy: also return the entropy, with gradient.
+        chunk: tokens worked on at once; None picks about 32 MB of logits.
+    """
+    chunk = chunk or max(64, CHUNK_BYTES // (4 * weight.shape[0]))
+    logp, h = _LabelLogp.apply(hidden, weight, labels, temperature, entropy, chunk)
+    return logp, h if entropy else None
+
+
+def label_logp_reference(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    labels: Int[Tensor, " N"],
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
+    """The same from the full logits, by automatic differentiation."""
+    logits = F.linear(hidden, weight).float() / temperature
+    logp = logits.log_softmax(-1)
+    valid = labels != IGNORED
+    picked = logp.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    spread = torch.where(valid, -(logp.exp() * logp).sum(-1), 0.0) if entropy else None
+    return torch.where(valid, picked, 0.0), spread
+
+
+class _LabelLogp(torch.autograd.Function):
+    """Forward keeps the log of each partition sum; backward recomputes each chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        temperature: float,
+        entropy: bool,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
+        logps, norms, spreads = [], [], []
+        for rows, wanted in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+            logits = _logits(rows, weight, temperature)
+            norm = logits.logsumexp(-1)
+            picked = logits.gather(-1, wanted.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+            logps.append(picked - norm)
+            norms.append(norm)
+            if entropy:
+                logits -= norm.unsqueeze(-1)  # now log-probabilities
+                spreads.append(-(logits.exp() * logits).sum(-1))
+        valid = labels != IGNORED
+        logp = torch.where(valid, torch.cat(logps), 0.0)
+        spread = torch.where(valid, torch.cat(spreads), 0.0) if entropy else logp.new_zeros(0)
+        ctx.save_for_backward(hidden, weight, labels, torch.cat(norms), spread)
+        ctx.temperature, ctx.entropy, ctx.chunk = temperature, entropy, chunk
+        return logp, spread
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, labels, norms, spread = ctx.saved_tensors
+        valid = labels != IGNORED
+        g_logp = torch.where(valid, grads[0], 0.0) / ctx.temperature
+        g_spread = torch.where(valid, grads[1], 0.0) / ctx.temperature if ctx.entropy else None
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        d_weight = (
+            torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        )
+        for at in range(0, len(labels), ctx.chunk):
+            rows = slice(at, at + ctx.chunk)
+            logits = _logits(hidden[rows], weight, ctx.temperature)
+            logits -= norms[rows].unsqueeze(-1)  # now log-probabilities
+            d_logits = _d_logits(logits, labels[rows], g_logp[rows])
+            if g_spread is not None:
+                # dH / dz_j = -p_j (log p_j + H)
+                logp_plus = logits + spread[rows].unsqueeze(-1)
+                d_logits -= logits.exp() * logp_plus * g_spread[rows].unsqueeze(-1)
+            d_logits = d_logits.to(hidden.dtype)
+            if d_hidden is not None:
+                torch.mm(d_logits, weight, out=d_hidden[rows])
+            if d_weight is not None:
+                d_weight += d_logits.t() @ hidden[rows]
+        d_weight = None if d_weight is None else d_weight.to(weight.dtype)
+        return d_hidden, d_weight, None, None, None, None
+
+
+def _logits(rows: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = F.linear(rows, weight).float()
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _d_logits(logp: Tensor, labels: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of a label's log-probability: (one-hot - softmax) * grad."""
+    grad = grad.unsqueeze(-1)
+    return (logp.exp() * -grad).scatter_add_(-1, labels.clamp_min(0).unsqueeze(-1), grad)

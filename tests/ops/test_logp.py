@@ -1,0 +1,83 @@
+"""Chunked log-probabilities: value, entropy and gradients of the full logits."""
+
+import pytest
+import torch
+
+from etude.ops.logp import label_logp, label_logp_reference
+
+CASES = [(1.0, False), (1.0, True), (0.7, True), (1.3, False)]
+
+
+def case():
+    hidden = torch.randn(11, 6, requires_grad=True)
+    weight = torch.randn(9, 6, requires_grad=True)
+    labels = torch.tensor([0, 8, -100, 3, 3, -100, 1, 2, 4, 7, 5])
+    return hidden, weight, labels
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 11, None])
+@pytest.mark.parametrize(("temperature", "entropy"), CASES)
+def test_chunks_equal_the_full_logits_in_value_and_gradient(temperature, entropy, chunk):
+    hidden, weight, labels = case()
+    how = {"temperature": temperature, "entropy": entropy}
+    fast = label_logp(hidden, weight, labels, chunk=chunk, **how)
+    slow = label_logp_reference(hidden, weight, labels, **how)
+    probes = [torch.randn(11) for _ in range(2)]
+
+    def gradients(result):
+        total = sum((p * r).sum() for p, r in zip(probes, result, strict=True) if r is not None)
+        return torch.autograd.grad(total, (hidden, weight))
+
+    torch.testing.assert_close(fast[0], slow[0], atol=2e-6, rtol=0)
+    if entropy:
+        torch.testing.assert_close(fast[1], slow[1], atol=2e-6, rtol=0)
+    else:
+        assert fast[1] is None
+    for a, b in zip(gradients(fast), gradients(slow), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
+
+
+def test_an_ignored_position_gives_exactly_nothing():
+    hidden, weight, labels = case()
+    logp, entropy = label_logp(hidden, weight, labels, entropy=True)
+    (logp.sum() + entropy.sum()).backward()
+    ignored = labels == -100
+    assert logp[ignored].tolist() == entropy[ignored].tolist() == [0, 0]
+    assert hidden.grad[ignored].abs().max() == 0
+    assert (hidden.grad[~ignored].abs().amax(-1) > 0).all()
+
+
+def test_the_worked_example_of_the_cross_entropy():
+    """Rows of logits with labels 1, 2, ignored, 0, ignored: losses 2.340753, 1.743668, 0.743668."""
+    rows = torch.tensor([[2.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 3, 0], [1, 0, 0, 0], [0, 2, 0, 0]])
+    labels = torch.tensor([1, 2, -100, 0, -100])
+    rows.requires_grad_()
+    logp, _ = label_logp(rows, torch.eye(4), labels)
+    assert (-logp).tolist() == pytest.approx([2.340753, 1.743668, 0, 0.743668, 0], abs=1e-6)
+    (-logp.sum() / 3).backward()
+    expected = [0.237078, -0.301248, 0.032085, 0.032085]
+    assert rows.grad[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_uniform_logits_have_the_entropy_of_the_vocabulary():
+    logp, entropy = label_logp(
+        torch.zeros(2, 3), torch.randn(16, 3), torch.tensor([0, 5]), entropy=True
+    )
+    assert entropy.tolist() == pytest.approx([2.772589, 2.772589], abs=1e-6)
+    assert logp.tolist() == pytest.approx([-2.772589, -2.772589], abs=1e-6)
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden, weight, labels = case()
+    label_logp(hidden, weight.detach(), labels)[0].sum().backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+
+
+def test_bfloat16_gives_float32_results():
+    hidden, weight, labels = case()
+    narrow, head = hidden.detach().bfloat16().requires_grad_(), weight.detach().bfloat16()
+    logp, _ = label_logp(narrow, head, labels)
+    assert logp.dtype == torch.float32
+    logp.sum().backward()
+    assert narrow.grad.dtype == torch.bfloat16
