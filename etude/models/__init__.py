@@ -1,0 +1,1 @@
+"""What is distinct about each system: description, published names, sizes."""

@@ -1,0 +1,293 @@
+"""Published checkpoints and fresh models: load, save, create."""
+
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude import arch
+from etude.errors import EtudeError, closest
+from etude.files import atomic_folder, read_json, write_json
+from etude.models import table
+from etude.nn import build
+from etude.nn.decoder import Decoder
+from etude.nn.init import initialise
+from etude.text.tokenizer import Tokenizer
+from etude.weights.files import KINDS, Files, fill, write
+from etude.weights.hub import locate
+from etude.weights.layout import Shape
+
+CONFIG = "config.json"
+RUN = "run.json"
+# Read and written back as they are: what a tokenizer, a chat template or a sampler needs.
+CARRIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+DEPTH = "num_nextn_predict_layers"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a model needs, beside its tensors, to be written in the layout it is published in.
+
+    Args:
+        family: name of the system, as in `models.table`.
+        config: the published `config.json`.
+        folder: where it was read from; None for a model made here.
+        tokenizer: what turns text into its ids, if one came with it.
+    """
+
+    family: str
+    config: dict[str, Any]
+    folder: Path | None = None
+    tokenizer: Tokenizer | None = None
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Decoder:
+    """Read a published checkpoint, or the last one of a run.
+
+    Args:
+        path: folder of a checkpoint, folder of a run, or `organisation/name` on the hub.
+        dtype: of the parameters; a router's selection bias stays float32.
+        device: where the tensors are put, one by one.
+
+    Returns:
+        The model, with `model.published` set.
+
+    Raises:
+        EtudeError: no such checkpoint, another kind of model, a config that does not describe one,
+            or a tensor that is missing, left over, mis-shaped or cut short.
+    """
+    folder = _checkpoint(locate(str(path)))
+    config = _config(folder)
+    family = _family(config, folder)
+    files = Files(folder)
+    config = _without_absent_mtp(family, config, files)
+    model = _describe(family, config, folder)
+    fill(model, family.layout(config), files, dtype=dtype, device=torch.device(device))
+    name = family.__name__.rpartition(".")[2]
+    model.published = Published(name, config, folder, _tokenizer(folder, config))
+    return model
+
+
+def save(
+    model: Decoder,
+    folder: str | Path,
+    *,
+    layout: str | None = None,
+    shard_bytes: float = 5e9,
+    tokenizer: Tokenizer | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a model in its published layout; what stood at `folder` stays whole until the end.
+
+    Args:
+        model: made by `load` or `create`.
+        folder: taken by config.json, safetensors, and the tokenizer files it was loaded with.
+        layout: spelling of the names; None and the family's own name are the only one known.
+        shard_bytes: most bytes per file.
+        tokenizer: written instead of the files it was loaded with.
+        state: native tensors to write instead of the model's own, for one whose are sharded.
+
+    Raises:
+        EtudeError: the model is not of a published family, the layout is unknown, or the disk is
+            full.
+    """
+    published = model.published
+    if published is None:
+        raise EtudeError("save", "this model belongs to no family", "one of load or create")
+    if layout not in (None, published.family):
+        raise EtudeError("layout", f"no spelling {layout!r}", f"None or {published.family!r}")
+    state = model.state_dict() if state is None else state
+    family = table.family(published.family)
+    pieces = family.layout(published.config).spell(_shapes(state))
+    # the files it came with say more than the tokenizer alone, as long as they are there
+    carried = published.folder is not None and (published.folder / "tokenizer.json").is_file()
+    words = tokenizer or (None if carried else published.tokenizer)
+    with atomic_folder(folder) as new:
+        if published.folder:
+            _carry(published.folder, new)
+        if words:
+            words.save(new)
+        write_json(new / CONFIG, _spelled(published.config, model.arch, _dtype(model)))
+        write(new, pieces, state, shard_bytes=shard_bytes)
+
+
+def create(family: str, size: str = "tiny", *, seed: int = 0, **overrides: Any) -> Decoder:
+    """Make a model of a family with fresh weights.
+
+    Args:
+        family: name of the system.
+        size: one of its sizes.
+        seed: of the initial weights.
+        **overrides: keys of its config.json that differ from those of the size.
+
+    Raises:
+        EtudeError: no such family, size or key; a value that does not describe a model.
+    """
+    module = table.family(family)
+    config = table.size(family, size)
+    for key in overrides:
+        if key not in config:
+            near = closest(key, config) or f"known are {', '.join(sorted(config))}"
+            raise EtudeError(f"{family}.{key}", "no such key in its config.json", do=near)
+    config |= overrides
+    model = build.decoder(_plan(module, config, f"{family} {size}"))
+    initialise(model, seed)
+    model.published = Published(family, config)
+    return model
+
+
+def convert(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    shard_bytes: float = 5e9,
+) -> str:
+    """Read a checkpoint and write it again, whole and checked, in another dtype or shard size.
+
+    Args:
+        source: as for `load`.
+        folder: as for `save`.
+        dtype: a torch dtype or its name; None keeps the one that most numbers are stored in.
+        shard_bytes: as for `save`.
+
+    Returns:
+        One line that says what was written.
+
+    Raises:
+        EtudeError: no such dtype, or what `load` and `save` refuse.
+    """
+    known = {str(kind).removeprefix("torch."): kind for kind in KINDS.values()}
+    if isinstance(dtype, str) and dtype not in known:
+        raise EtudeError("dtype", repr(dtype), f"one of {', '.join(known)}", closest(dtype, known))
+    kind = known[dtype] if isinstance(dtype, str) else dtype
+    kind = kind or Files(_checkpoint(locate(str(source)))).dtype()
+    model = load(source, dtype=kind)
+    save(model, folder, shard_bytes=shard_bytes)
+    numbers = sum(tensor.numel() for tensor in model.state_dict().values())
+    return f"{folder}: {numbers:,} numbers, {str(kind).removeprefix('torch.')}"
+
+
+def _carry(source: Path, target: Path) -> None:
+    for name in CARRIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _checkpoint(folder: Path) -> Path:
+    if not (folder / RUN).exists():
+        return folder
+    last = read_json(folder / RUN).get("last")
+    if not last:
+        raise EtudeError(str(folder), "this run has finished no stage", do="train it first")
+    return folder / "stages" / last / "checkpoint"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).exists():
+        raise EtudeError(str(folder), f"holds no {CONFIG}", "a checkpoint or a run")
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise EtudeError(str(folder / CONFIG), "has no model_type", "the config of a model")
+    return config
+
+
+def _family(config: dict[str, Any], folder: Path) -> ModuleType:
+    try:
+        return table.by_model_type(config)
+    except EtudeError as error:
+        # an `auto_map` names Python files of the checkpoint; a known family needs none of them
+        do = "its own code (auto_map) is never run" if "auto_map" in config else error.do
+        raise EtudeError(str(folder / CONFIG), error.found, error.expected, do) from error
+
+
+def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer | None:
+    if not (folder / "tokenizer.json").exists():
+        return None
+    words = Tokenizer.load(folder)
+    stop = config.get("eos_token_id")
+    if stop is not None:
+        words.stop_ids = [stop] if isinstance(stop, int) else list(stop)
+    return words
+
+
+def _plan(family: ModuleType, config: dict[str, Any], where: str) -> arch.Decoder:
+    try:
+        return family.arch(config)
+    except EtudeError as error:
+        at = f"{where}: {error.where.removeprefix(CONFIG).lstrip(': ')}".removesuffix(": ")
+        raise EtudeError(at, error.found, error.expected, error.do) from error
+
+
+def _describe(family: ModuleType, config: dict[str, Any], folder: Path) -> Decoder:
+    with torch.device("meta"):
+        return build.decoder(_plan(family, config, str(folder / CONFIG)))
+
+
+def _without_absent_mtp(family: ModuleType, config: dict[str, Any], files: Files) -> dict[str, Any]:
+    """Drop the extra prediction layer from the config when the file holds no tensor of it.
+
+    transformers saves the trunk alone and still writes the layer's count. A file that holds some of
+    the layer's tensors is a damaged one, and is left to fail as such.
+    """
+    if not config.get(DEPTH):
+        return config
+    shapes = _shapes(_describe(family, config, files.folder).state_dict())
+    pieces = family.layout(config).spell(shapes)
+    extra = {n for n, p in pieces.items() if p.native.startswith("mtp.")} | set(
+        family.layout(config).copies
+    )
+    if extra & files.shapes.keys():
+        return config
+    warnings.warn(
+        f"{files.folder}: {CONFIG} says {DEPTH} {config[DEPTH]}, but the file holds only the "
+        "trunk; loaded without the extra prediction layer",
+        stacklevel=3,
+    )
+    return {**config, DEPTH: 0}
+
+
+def _spelled(config: dict[str, Any], plan: arch.Decoder, dtype: torch.dtype) -> dict[str, Any]:
+    """Write the rope both ways, flat and as `rope_parameters`, from what the model does now."""
+    mixers = [residual.op for layer in plan.layers for residual in layer]
+    ropes = [op.rope for op in mixers if isinstance(op, arch.Attention) and op.rope]
+    old = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = {k: v for k, v in old.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    both = {"rope_theta": ropes[0].theta, "partial_rotary_factor": ropes[0].fraction}
+    name = str(dtype).removeprefix("torch.")
+    return {
+        **{k: v for k, v in config.items() if k not in ("auto_map", "torch_dtype", "dtype")},
+        **both,
+        "rope_scaling": kind if kind.get("rope_type", "default") != "default" else None,
+        "rope_parameters": {"rope_type": "default", **kind, **both},
+        "dtype": name,
+        "torch_dtype": name,
+    }
+
+
+def _dtype(model: Decoder) -> torch.dtype:
+    return model.embed.weight.dtype
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -1,0 +1,56 @@
+"""From what a user names to a description: a recipe's model or a checkpoint's folder. No torch."""
+
+from pathlib import Path
+
+from etude import arch
+from etude.errors import EtudeError, closest
+from etude.files import read_json
+from etude.models import table
+from etude.recipe.parts import Model
+
+
+def describe(model: Model, *, vocab: int | None = None) -> arch.Decoder:
+    """Return the description of a recipe's model without making it.
+
+    Args:
+        model: family and size, or the path of a checkpoint.
+        vocab: size of a vocabulary trained with it; None keeps the size's own.
+
+    Raises:
+        EtudeError: unknown family, size or key, or a folder without config.json.
+    """
+    if model.path is not None or model.family is None:
+        return from_folder(Path(model.path or ""))
+    config = table.size(model.family, model.size)
+    for key in model.config:
+        if key not in config:
+            do = closest(key, config) or f"known: {', '.join(sorted(config))}"
+            raise EtudeError(f"model.config.{key}", "no such key in its config.json", do=do)
+    own = {} if vocab is None else {"vocab_size": vocab}
+    return table.family(model.family).arch(config | own | model.config)
+
+
+def named(text: str) -> arch.Decoder:
+    """Return the description behind a name such as `glm45-air`, or of a folder.
+
+    Raises:
+        EtudeError: no such family or size, and no such folder.
+    """
+    folder = Path(text)
+    if any((folder / name).exists() for name in ("config.json", "run.json")):
+        return from_folder(folder)
+    family, size = table.named(text)
+    return describe(Model(family=family, size=size))
+
+
+def from_folder(folder: Path) -> arch.Decoder:
+    """Return the description of a checkpoint folder, or of a run's last checkpoint.
+
+    Raises:
+        EtudeError: the folder holds neither.
+    """
+    if (folder / "run.json").exists():
+        last = read_json(folder / "run.json")["last"]
+        folder = folder / "stages" / str(last) / "checkpoint"
+    config = read_json(folder / "config.json")
+    return table.by_model_type(config).arch(config)

@@ -1,0 +1,64 @@
+"""Which systems there are: by family name, and by the `model_type` of a published config."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from etude.errors import EtudeError, closest
+
+FAMILIES = ("glm45",)
+
+
+def family(name: str) -> ModuleType:
+    """Return the module that describes a family: arch, layout, SIZES, MODEL_TYPE, CHAT.
+
+    Raises:
+        EtudeError: there is no such family.
+    """
+    if name not in FAMILIES:
+        raise EtudeError(
+            "family", repr(name), f"one of {', '.join(FAMILIES)}", closest(name, FAMILIES)
+        )
+    return import_module(f"etude.models.{name}")
+
+
+def by_model_type(hf: Mapping[str, Any]) -> ModuleType:
+    """Return the family whose published configs carry this `model_type`.
+
+    Raises:
+        EtudeError: the key is missing or no family has it.
+    """
+    found = hf.get("model_type")
+    known = {family(name).MODEL_TYPE: name for name in FAMILIES}
+    if found not in known:
+        raise EtudeError(
+            "config.json: model_type", repr(found), " or ".join(known), closest(str(found), known)
+        )
+    return family(known[found])
+
+
+def size(name: str, size: str) -> dict[str, Any]:
+    """Return a copy of the published config of a family's size.
+
+    Raises:
+        EtudeError: the family or the size does not exist.
+    """
+    sizes = family(name).SIZES
+    if size not in sizes:
+        raise EtudeError(
+            f"{name} size", repr(size), f"one of {', '.join(sizes)}", closest(size, sizes)
+        )
+    return dict(sizes[size])
+
+
+def named(text: str) -> tuple[str, str]:
+    """Split "glm45-air" into family and size; a bare family is its released size "full".
+
+    Raises:
+        EtudeError: the family or the size does not exist.
+    """
+    name, _, wanted = text.partition("-")
+    wanted = wanted or "full"
+    size(name, wanted)
+    return name, wanted

@@ -1,0 +1,1 @@
+"""Published weight files: name maps, lazy shards, streaming save."""
