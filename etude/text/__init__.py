@@ -1,0 +1,1 @@
+"""Tokenizers, chat formats, and the incremental reader of turns."""
