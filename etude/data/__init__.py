@@ -1,0 +1,1 @@
+"""From documents on this machine to batches that resume exactly."""
