@@ -1,0 +1,1 @@
+"""Several processes: meshes, sharding, expert counts over ranks."""

@@ -1,0 +1,62 @@
+"""Start as one process, or as one of those that `torchrun` started."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from etude.errors import EtudeError
+from etude.parallel.mesh import Ranks
+
+NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def ranks(device: str = "auto", *, environ: Mapping[str, str] | None = None) -> Iterator[Ranks]:
+    """Yield this process among those that train together, and leave the group at the end.
+
+    One process on a CPU needs no group and no shards. Several, or a GPU (whose bfloat16 copies of
+    float32 weights FSDP2 keeps), get a mesh: gloo on CPUs, nccl on GPUs.
+
+    Args:
+        device: `auto` = a GPU when there is one; `cpu`, `cuda` or `cuda:1`.
+        environ: what torchrun set; None = the process environment.
+
+    Raises:
+        EtudeError: the device is not there, or torchrun's variables are incomplete.
+    """
+    environ = os.environ if environ is None else environ
+    world, local = int(environ.get("WORLD_SIZE", "1")), int(environ.get("LOCAL_RANK", "0"))
+    place = _device(device, local)
+    if world == 1 and place.type == "cpu":
+        yield Ranks(device=place)
+        return
+    missing = [name for name in NEEDED if name not in environ] if world > 1 else []
+    if missing:
+        found = f"WORLD_SIZE={world} but no {missing[0]}"
+        raise EtudeError("environment", found, do="start with `torchrun --nproc-per-node N`")
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    rank = int(environ.get("RANK", "0"))
+    store = None if world > 1 else dist.HashStore()
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=rank, world_size=world, store=store)
+    try:
+        yield Ranks(rank, world, place, init_device_mesh(place.type, (world,)))
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str, local: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(name)
+    except RuntimeError as error:
+        raise EtudeError("device", repr(name), "auto, cpu, cuda or cuda:N") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise EtudeError("device", f"{name} asked for, but torch sees no GPU", do="use device=cpu")
+    return torch.device("cuda", local) if place.type == "cuda" and place.index is None else place
