@@ -1,0 +1,1 @@
+"""Batched, cached generation on the same modules that train."""

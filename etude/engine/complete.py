@@ -1,0 +1,50 @@
+"""The public face of generation: token ids in and out, or text where the model has a tokenizer."""
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+from etude.engine.generate import generate
+from etude.errors import EtudeError
+from etude.nn.decoder import Decoder
+from etude.typing import Tensor
+
+
+@overload
+def complete(model: Decoder, prompts: str, **how: Any) -> str: ...
+@overload
+def complete(model: Decoder, prompts: Sequence[str], **how: Any) -> list[str]: ...
+@overload
+def complete(
+    model: Decoder, prompts: Sequence[Sequence[int]] | Tensor, **how: Any
+) -> list[list[int]]: ...
+def complete(model: Decoder, prompts: Any, **how: Any) -> Any:
+    """Write after each prompt.
+
+    Args:
+        model: made by `load` or `create`.
+        prompts: lists of token ids, or strings where the model has a tokenizer; or one string.
+        **how: `max_tokens`, `temperature`, `top_k`, `top_p`, `seed`, `stop`, as in
+            `engine.generate.generate`. Strings end at the tokenizer's own stop ids unless `stop`
+            says otherwise.
+
+    Returns:
+        The new ids of each prompt, or its new text without the token that ended it.
+
+    Raises:
+        EtudeError: strings without a tokenizer, or what `engine.generate.generate` refuses.
+    """
+    if isinstance(prompts, str):
+        return complete(model, [prompts], **how)[0]
+    if len(prompts) and isinstance(prompts[0], str):
+        return _text(model, prompts, **how)
+    rows = [[int(id) for id in prompt] for prompt in prompts]
+    return [done.tokens for done in generate(model, rows, **how)]
+
+
+def _text(model: Decoder, prompts: Sequence[str], **how: Any) -> list[str]:
+    words = model.published.tokenizer if model.published else None
+    if words is None:
+        raise EtudeError("prompts", "are text, but this model has no tokenizer", "token ids")
+    stop = how.pop("stop", words.stop_ids)
+    done = generate(model, [words.encode(text) for text in prompts], stop=stop, **how)
+    return [words.decode([t for t in row.tokens if t not in stop]) for row in done]
