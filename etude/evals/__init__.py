@@ -1,0 +1,1 @@
+"""Held-out measures: bits per byte, accuracy, pass@k, and the report page."""

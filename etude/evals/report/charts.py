@@ -1,0 +1,196 @@
+"""Curves and heat maps as small pieces of HTML and SVG that stretch to any width."""
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+from etude.evals.report.html import Html, tag
+
+POINTS_MAX = 400
+Point = tuple[float, float]
+
+
+def thin(points: Sequence[Point], most: int = POINTS_MAX) -> list[Point]:
+    """Keep at most `most` points: both ends, and of each stretch the lowest and the highest."""
+    if len(points) <= most:
+        return list(points)
+    first, *inner, last = points
+    stretches = (most - 2) // 2
+    kept = {first, last}
+    for n in range(stretches):
+        part = inner[n * len(inner) // stretches : (n + 1) * len(inner) // stretches]
+        kept |= {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
+    return sorted(kept)
+
+
+def smooth(points: Sequence[Point]) -> list[Point]:
+    """The mean over a fortieth of all points to either side, as far as there are any."""
+    sums = [0.0, *accumulate(y for _, y in points)]
+    reach = max(1, len(points) // 40)
+    bounds = [(max(0, n - reach), min(len(points), n + reach + 1)) for n in range(len(points))]
+    return [
+        (x, (sums[b] - sums[a]) / (b - a)) for (x, _), (a, b) in zip(points, bounds, strict=True)
+    ]
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers between two bounds."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / about
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def short(value: float) -> str:
+    """A number in at most six letters or so."""
+    size = abs(value)
+    for limit, unit, letter in (
+        (1e12, 1e12, "T"),
+        (1e9, 1e9, "G"),
+        (1e6, 1e6, "M"),
+        (1e4, 1e3, "k"),
+    ):
+        if size >= limit:
+            return f"{value / unit:.3g} {letter}"
+    if size >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if size >= 1e-3 or not size else f"{value:.1e}".replace("e-0", "e-")
+
+
+def curve(
+    name: str,
+    points: Sequence[Point],
+    *,
+    unit: str = "step",
+    bands: Sequence[tuple[str, float]] = (),
+    labels: Sequence[str] = (),
+    note: str = "",
+) -> Html:
+    """A line with its axis; longer ones pale behind their smooth mean.
+
+    Args:
+        name: caption.
+        points: places and values, finite, in order.
+        unit: what the places count.
+        bands: named levels drawn as dashed lines.
+        labels: names of the places instead of their numbers.
+        note: shown beside the name; the last value if empty.
+    """
+    shown = thin(points)
+    ys = [y for _, y in shown] + [level for _, level in bands]
+    low, high = min(ys), max(ys)
+    pad = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    low, high = low - pad, high + pad
+    left, right = shown[0][0], shown[-1][0]
+
+    def place(x: float, y: float) -> Point:
+        across = 50.0 if right == left else 100 * (x - left) / (right - left)
+        return round(across, 2), round(100 * (high - y) / (high - low), 2)
+
+    noisy = len(points) >= 40
+    lines = [_line([place(*p) for p in shown], "raw" if noisy else "line")]
+    if noisy:
+        lines.append(_line([place(*p) for p in thin(smooth(points))], "line"))
+    dots = [_dot(*place(*p)) for p in shown] if len(shown) <= 12 else []
+    grid = [(y, place(left, y)[1]) for y in ticks(low, high)]
+    levels = [(label, level, place(left, level)[1]) for label, level in bands]
+    data = [[_digits(x), _digits(y), *place(x, y)] for x, y in shown]
+    figures = tag("span", note or short(points[-1][1]), class_="now")
+    return tag(
+        "figure",
+        tag("figcaption", tag("span", name), figures),
+        tag(
+            "div",
+            _svg(
+                [_rule(at, "grid") for _, at in grid]
+                + [_rule(at, "band") for *_, at in levels]
+                + lines
+            ),
+            dots,
+            [tag("span", short(y), class_="y", style=f"top:{at}%") for y, at in grid],
+            [_level(*level, crowded=_crowded(level[2], levels)) for level in levels],
+            class_="plot",
+            data_points=json.dumps(data, separators=(",", ":")),
+            data_unit=unit,
+            data_labels=json.dumps(list(labels)) if labels else None,
+        ),
+        tag("div", _ends(left, right, unit, labels), class_="x"),
+        class_="chart",
+    )
+
+
+def heat(rows: Sequence[Sequence[float]], *, name: str, row: str, column: str) -> Html:
+    """Values beside their row's mean: pale at the mean, one colour above and one below."""
+    wide = max(map(len, rows))
+    cells = []
+    for n, values in enumerate(rows):
+        mean = sum(values) / len(values) or 1.0
+        for m, value in enumerate(values):
+            ratio = value / mean
+            about = tag("title", f"{row} {n}, {column} {m}: {ratio:.2f} times the mean")
+            strength = min(abs(ratio - 1), 1.0)
+            kind = "over" if ratio > 1 else "under"
+            box = {"x": m + 0.04, "y": n + 0.04, "width": 0.92, "height": 0.92, "rx": 0.12}
+            shade = f"{0.06 + 0.94 * strength:.2f}"
+            cells.append(tag("g", about, tag("rect", **box, class_=kind, fill_opacity=shade)))
+    peak = max(max(r) / (sum(r) / len(r) or 1.0) for r in rows)
+    return tag(
+        "figure",
+        tag("figcaption", tag("span", name), tag("span", f"{peak:.2f}× at most", class_="now")),
+        tag(
+            "svg",
+            cells,
+            viewBox=f"0 0 {wide} {len(rows)}",
+            class_="heat",
+            role="img",
+            aria_label=name,
+        ),
+        tag(
+            "div",
+            tag("span", f"{len(rows)} {row}s down"),
+            tag("span", f"{wide} {column}s across"),
+            class_="x",
+        ),
+        class_="chart",
+    )
+
+
+def _ends(left: float, right: float, unit: str, labels: Sequence[str]) -> list[Html]:
+    first, last = (labels[0], labels[-1]) if labels else (short(left), f"{unit} {short(right)}")
+    return [tag("span", first), tag("span", last)] if right > left else [tag("span", last)]
+
+
+def _svg(children: list[Html]) -> Html:
+    return tag(
+        "svg", children, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true"
+    )
+
+
+def _line(points: Sequence[Point], kind: str) -> Html:
+    return tag("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y in points), class_=kind)
+
+
+def _rule(at: float, kind: str) -> Html:
+    return tag("path", d=f"M0 {at:g}H100", class_=kind)
+
+
+def _level(name: str, value: float, at: float, *, crowded: bool) -> Html:
+    kind = "level below" if crowded else "level"
+    return tag("span", f"{name} {short(value)}", class_=kind, style=f"top:{at:g}%")
+
+
+def _crowded(at: float, levels: Sequence[tuple[str, float, float]]) -> bool:
+    """Whether another level is so close above that its name would stand on this one's."""
+    return any(0 < at - other < 14 for *_, other in levels)
+
+
+def _dot(x: float, y: float) -> Html:
+    return tag("i", class_="dot", style=f"left:{x:g}%;top:{y:g}%")
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.5g}")

@@ -1,0 +1,137 @@
+"""The tables people read: a run stage by stage, several seeds with intervals, and the gains."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rich.table
+
+from etude.evals.figures import Figures, load, over_runs
+from etude.evals.gains import Gain, gains, pairs
+from etude.evals.stats import Estimate
+from etude.recipe.load import load as read_recipe
+
+LEFT = 4  # columns of words before the figures
+BITS = ("bpb",)  # metrics that are no shares
+
+
+def aggregate(folders: Sequence[str | Path]) -> dict[str, Any]:
+    """Return the table of a run, or of several seeds of one recipe, as plain data.
+
+    Of one run the intervals are over problems (documents); of several they are Student's 95%
+    intervals of the mean over seeds. Gains are differences taken inside each seed.
+
+    Returns:
+        `runs`, `columns`, `rows` (column, task, level, mode, metric and a cell per column) and
+        `gains` (label, the same keys, one cell); a cell is value, low, high and n, unknown bounds
+        None.
+
+    Raises:
+        EtudeError: a folder has no evaluations, or one measures other stages than the first.
+    """
+    runs = {str(folder): load(folder) for folder in folders}
+    figures = over_runs(runs)
+    recipe = Path(folders[0]) / "recipe.yaml"
+    wanted = pairs(read_recipe(str(recipe)), figures.columns) if recipe.exists() else []
+    return as_json(figures, gains(runs, wanted)) | {"runs": list(runs)}
+
+
+def as_json(figures: Figures, gained: Iterable[Gain] = ()) -> dict[str, Any]:
+    """Return figures and gains as plain data."""
+    rows = [
+        key._asdict() | {"cells": [_cell(estimate) for estimate in row]}
+        for key, row in figures.rows.items()
+    ]
+    found = [
+        {"label": label} | key._asdict() | {"cell": _cell(estimate)}
+        for label, key, estimate in gained
+    ]
+    return {"columns": list(figures.columns), "rows": rows, "gains": found}
+
+
+def render(table: Mapping[str, Any]) -> str:
+    """Return a table of `aggregate` as aligned plain lines, the gains below."""
+    head, lines = _stages(table)
+    text = _aligned(head, lines)
+    if table["gains"]:
+        text += "\n\n" + _aligned(*_gains(table))
+    return f"{text}\n\n{_legend(table)}"
+
+
+def as_rich(table: Mapping[str, Any]) -> list[rich.table.Table]:
+    """Return a table of `aggregate` for a terminal: the stages, and the gains if there are any."""
+    parts = [_stages(table)] + ([_gains(table)] if table["gains"] else [])
+    drawn = []
+    for head, lines in parts:
+        one = rich.table.Table(caption=_legend(table) if not drawn else None)
+        for n, name in enumerate(head):
+            one.add_column(name, justify="left" if n < LEFT else "right", no_wrap=n < LEFT)
+        for line in lines:
+            one.add_row(*line)
+        drawn.append(one)
+    return drawn
+
+
+def figure(cell: Mapping[str, Any] | None, metric: str, *, signed: bool = False) -> str:
+    """Write a cell: percent with one digit, or bits with three, and half its interval."""
+    if cell is None or cell["value"] is None:
+        return "-"
+    scale, digits = (1, 3) if metric in BITS else (100, 1)
+    sign = "+" if signed else ""
+    text = f"{cell['value'] * scale:{sign}.{digits}f}"
+    if cell["low"] is None:
+        return text
+    return f"{text} ±{(cell['high'] - cell['low']) / 2 * scale:.{digits}f}"
+
+
+Lines = tuple[list[str], list[list[str]]]
+
+
+def _stages(table: Mapping[str, Any]) -> Lines:
+    lines, before = [], ""
+    for row in table["rows"]:
+        cells = [figure(cell, row["metric"]) for cell in row["cells"]]
+        column = row["column"] if row["column"] != before else ""
+        lines.append([column, *_words(row), *cells])
+        before = row["column"]
+    return ["", "task", "mode", "metric", *table["columns"]], lines
+
+
+def _gains(table: Mapping[str, Any]) -> Lines:
+    lines, before = [], ""
+    for row in table["gains"]:
+        label = row["label"] if row["label"] != before else ""
+        lines.append([label, *_words(row), figure(row["cell"], row["metric"], signed=True)])
+        before = row["label"]
+    return ["gain", "task", "mode", "metric", "points"], lines
+
+
+def _words(row: Mapping[str, Any]) -> list[str]:
+    task = row["task"] if row["level"] is None else f"{row['task']} {row['level']}"
+    return [task, row["mode"], row["metric"]]
+
+
+def _legend(table: Mapping[str, Any]) -> str:
+    runs = len(table.get("runs", [1]))
+    over = f"the mean over {runs} seeds" if runs > 1 else "one run, over its problems"
+    return f"Answers in percent, bpb in bits per byte; ± is the 95% interval of {over}."
+
+
+def _aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, *lines]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if n < LEFT else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _cell(estimate: Estimate | None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    known = {name: value if value == value else None for name, value in numbers.items()}
+    return known | {"n": estimate.n}

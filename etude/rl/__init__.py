@@ -1,0 +1,1 @@
+"""Reinforcement learning: environments, samplers, rollouts, curricula."""

@@ -1,0 +1,78 @@
+"""Where rollouts come from: the interface between RL and whatever produces tokens.
+
+The engine in this process is one sampler (`rl.local`); a server elsewhere can be another.
+Everything a sampler needs to repeat an answer is in the prompt, so a rollout does not depend on
+who else is in its batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from etude.files import digest
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One request.
+
+    Args:
+        ids: the tokens so far, template included.
+        seed: what the answer's randomness depends on, together with position and ids.
+    """
+
+    ids: list[int]
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample, the same for all prompts of a call.
+
+    Args:
+        max_tokens: longest answer, stop token included.
+        temperature: 0 is greedy.
+        stop: tokens that end an answer.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    stop: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer.
+
+    Args:
+        tokens: as produced, the stop token included when one was hit.
+        logp: log-probability of each, at the sampling temperature.
+        finish: `stop`, or `length` when cut.
+        version: of the weights that produced it.
+    """
+
+    tokens: list[int]
+    logp: list[float]
+    finish: str
+    version: int
+
+
+class Sampler(Protocol):
+    """Anything that continues prompts under the newest weights it was given."""
+
+    version: int
+
+    async def sample(self, prompts: Sequence[Prompt], params: Sampling) -> list[Completion]:
+        """Answer each prompt, in order."""
+        ...
+
+    async def update(self, weights: Mapping[str, Tensor] | None, version: int) -> None:
+        """Take the policy's new weights (None: they are shared already) and call them `version`."""
+        ...
+
+
+def seed_of(*parts: object) -> int:
+    """Return a 63-bit seed that names the parts, the same in every process."""
+    return int(digest(*(str(part) for part in parts)), 16) >> 1
