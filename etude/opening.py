@@ -1,0 +1,103 @@
+"""Open a run folder: hold it, make corpus and vocabulary, choose threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from etude.data.corpus import Corpus, build
+from etude.data.library import Library, NoCorpus
+from etude.errors import EtudeError
+from etude.files import digest, read_json, write_json
+from etude.models import table
+from etude.parallel.launch import ranks as launch
+from etude.parallel.mesh import Ranks
+from etude.recipe.identity import identities
+from etude.recipe.stages import Recipe
+from etude.text.chat import new_tokenizer
+from etude.text.tokenizer import Tokenizer
+from etude.train.lock import hold
+from etude.train.log import Log
+from etude.train.threads import settle
+from etude.workshop import Workshop, start
+
+
+@contextmanager
+def open_run(recipe: Recipe, folder: Path, *, as_json: bool) -> Iterator[Workshop]:
+    """Take a run folder, make corpus and vocabulary, choose threads, and yield the workshop.
+
+    Raises:
+        EtudeError: another run works in the folder, or it cannot be written.
+    """
+    with launch(recipe.device) as ranks:
+        log = Log(folder, sinks=recipe.log, console="json" if as_json else "auto", main=ranks.main)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EtudeError(
+                str(folder), f"cannot be written ({error.strerror})", code=1
+            ) from error
+        with _alone(folder, ranks):
+            if not ranks.main:
+                ranks.barrier()
+            corpus = _corpus(recipe, log)
+            library = Library(corpus, recipe.corpus.documents, recipe.seed)
+            tokenizer = _tokenizer(recipe, library, folder, log)
+            if ranks.main:
+                write_json(folder / "corpus.json", corpus.manifest)
+                ranks.barrier()
+            _threads(recipe, tokenizer, folder, ranks)
+            shop = Workshop(recipe, folder, log, ranks, tokenizer, library, identities(recipe))
+            try:
+                yield shop
+            finally:
+                log.close()
+
+
+@contextmanager
+def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
+    if not ranks.main:
+        yield
+        return
+    with hold(folder):
+        yield
+
+
+def _corpus(recipe: Recipe, log: Log) -> Corpus | NoCorpus:
+    if recipe.corpus.size == "none":
+        return NoCorpus()
+    return build(recipe.corpus.size, progress=log.progress)
+
+
+def _tokenizer(recipe: Recipe, library: Library, folder: Path, log: Log) -> Tokenizer:
+    if recipe.tokenizer.path:
+        from etude.weights.hub import locate
+
+        return Tokenizer.load(locate(recipe.tokenizer.path))
+    home = folder / "tokenizer"
+    key = digest(str(recipe.tokenizer), str(library.corpus.manifest.get("key")), str(recipe.seed))
+    if (home / "key.json").exists() and read_json(home / "key.json") == key:
+        return Tokenizer.load(home)
+    log.say(f"tokenizer: {recipe.tokenizer.vocab} tokens")
+    format = table.family(recipe.model.family).CHAT if recipe.model.family else "glm45"
+    sample = library.sample(recipe.tokenizer.sample_bytes)
+    made = new_tokenizer(sample, recipe.tokenizer.vocab, format=format)
+    made.save(home)
+    write_json(home / "key.json", key)
+    return Tokenizer.load(home)
+
+
+def _threads(recipe: Recipe, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> None:
+    """Choose the threads once a run; ranks on one machine share its cores evenly."""
+    if ranks.world > 1 or ranks.device.type != "cpu":
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        return
+    model = start(recipe, tokenizer)
+    ids = torch.zeros(8, 128, dtype=torch.long)
+
+    def probe() -> None:
+        model(ids, segments=torch.ones_like(ids), labels=ids).logp.sum().backward()
+
+    settle(folder, recipe.threads, probe)

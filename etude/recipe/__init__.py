@@ -1,0 +1,1 @@
+"""Descriptions of training: stages and their parts, YAML, overrides, cost. No torch."""

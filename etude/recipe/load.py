@@ -1,0 +1,249 @@
+"""From a YAML file and dotted overrides to a checked `Recipe`.
+
+Every mistake is answered with its place and the nearest name.
+YAML here is version 1.2 where 1.1 surprises: `3e-3` is a number, and only `true` and `false` are
+Booleans.
+"""
+
+import importlib.resources
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from etude.errors import EtudeError, closest
+from etude.recipe.explain import explain, names
+from etude.recipe.stages import Eval, Recipe, Stage, Unify
+
+RECIPE = TypeAdapter(Recipe)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the number and Boolean rules of YAML 1.2."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in rules
+        if not tag.endswith((":float", ":int", ":bool", ":timestamp"))
+    ]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(str(loader.construct_scalar(node)))
+)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Parse YAML text.
+
+    Raises:
+        EtudeError: the text is not YAML; the line is named.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise EtudeError(
+            f"{where}{line}", f"is not YAML ({getattr(error, 'problem', error)})"
+        ) from error
+
+
+def shipped() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    folder = Path(str(importlib.resources.files("etude") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """Return the file of a recipe: a shipped name or a path.
+
+    Raises:
+        EtudeError: neither exists.
+    """
+    known = shipped()
+    if name in known:
+        return known[name]
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name)
+    hint = closest(name, known) or f"shipped recipes: {', '.join(known)}"
+    raise EtudeError(name, "is neither a shipped recipe nor a YAML file", "", hint)
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override, check and resolve a recipe.
+
+    Args:
+        name: shipped name or path of a YAML file.
+        overrides: `key=value` with dotted keys; a stage is addressed by its name:
+            `sft.optimizer.learning_rate=1e-3`.
+
+    Raises:
+        EtudeError: unreadable file, unknown key, wrong value, unknown or misplaced stage.
+    """
+    path = find(name)
+    raw = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(raw, dict):
+        raise EtudeError(
+            str(path), "is not a mapping", "a recipe with `recipe`, `model` and `stages`"
+        )
+    for override in overrides:
+        _override(raw, override)
+    return resolve(check(raw))
+
+
+def check(raw: dict[str, Any]) -> Recipe:
+    """Validate plain data as a recipe.
+
+    Raises:
+        EtudeError: the first thing that is wrong, by its dotted key.
+    """
+    try:
+        return RECIPE.validate_python(raw)
+    except ValidationError as error:
+        raise explain(raw, error) from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise EtudeError(
+            override, "is not an override", "key=value, e.g. sft.optimizer.learning_rate=1e-3"
+        )
+    value = read_yaml(text, key)
+    *above, last = key.split(".")
+    node: Any = raw
+    for i, part in enumerate(above):
+        node = _child(raw, node, part, ".".join(above[: i + 1]), at_top=i == 0)
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    else:
+        node[_typed(node, last)] = value
+
+
+def _child(raw: dict[str, Any], node: Any, part: str, where: str, *, at_top: bool) -> Any:
+    if at_top and part not in raw:
+        stages = raw.get("stages") or []
+        named = [
+            s for s in stages if isinstance(s, dict) and part in (s.get("name"), s.get("stage"))
+        ]
+        exact = [s for s in named if s.get("name") == part]
+        if len(exact or named) == 1:
+            return (exact or named)[0]
+        if len(named) > 1:
+            several = ", ".join(s.get("name", s["stage"]) for s in named)
+            raise EtudeError(where, "names several stages", "", f"address one by name: {several}")
+        if part not in names(Recipe):
+            known = [s.get("name", s.get("stage", "")) for s in stages if isinstance(s, dict)]
+            raise EtudeError(
+                where,
+                "no such stage or key",
+                "",
+                closest(part, [*known, *names(Recipe)]) or f"stages: {', '.join(known)}",
+            )
+    if isinstance(node, list):
+        return node[_index(node, part, where)]
+    if not isinstance(node, dict):
+        raise EtudeError(where, f"cannot go below the value {node!r}")
+    return node.setdefault(_typed(node, part), {})
+
+
+def _index(node: list[Any], part: str, where: str) -> int:
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    for i, item in enumerate(node):
+        if isinstance(item, dict) and part in (item.get("name"), item.get("stage")):
+            return i
+    raise EtudeError(
+        where, f"{part!r} is not in the list of {len(node)}", "an index or the name of an item"
+    )
+
+
+def _typed(node: dict[Any, Any], part: str) -> Any:
+    return int(part) if part.isdigit() and int(part) in node else part
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Fill in names and starting stages, and check every reference.
+
+    Raises:
+        EtudeError: a name is used twice, or a stage names one that does not stand before it.
+    """
+    called = [stage.name or stage.stage for stage in recipe.stages]
+    twice = [name for name, times in Counter(called).items() if times > 1]
+    if twice:
+        raise EtudeError(
+            f"stages.{twice[0]}", "is the name of two stages", "", "give each its own `name`"
+        )
+    if "model" in called:
+        raise EtudeError(
+            "stages.model", "`model` stands for the recipe's own model", "another name"
+        )
+    stages: list[Stage] = []
+    before = "model"
+    for name, stage in zip(called, recipe.stages, strict=True):
+        stage = replace(stage, name=name)
+        if not isinstance(stage, Eval):
+            # its key is `from`, so type checkers do not know the field's own name
+            start: dict[str, Any] = {"start": stage.start or before}
+            stage = replace(stage, **start)
+            before = name
+        _check_references(stage, ["model", *(s.name for s in stages)], called)
+        stages.append(stage)
+    return replace(recipe, stages=tuple(stages))
+
+
+def parents(stage: Stage) -> tuple[str, ...]:
+    """Return the names of all stages that `stage` needs; `model` is the recipe's own model."""
+    if isinstance(stage, Eval):
+        return stage.of
+    start = (stage.start or "model",)
+    return start + tuple(t.stage for t in stage.samples_of) if isinstance(stage, Unify) else start
+
+
+def _check_references(stage: Stage, earlier: list[str], everywhere: list[str]) -> None:
+    for parent in parents(stage):
+        if parent in earlier:
+            continue
+        found = f"names stage {parent!r}, which "
+        found += "stands after it" if parent in everywhere else "does not exist"
+        do = (
+            "move it up"
+            if parent in everywhere
+            else closest(parent, earlier) or f"known: {', '.join(earlier)}"
+        )
+        raise EtudeError(stage.name, found, "", do)
+
+
+def dump(recipe: Recipe) -> str:
+    """Return a recipe as YAML that `load` reads back to an equal one."""
+    return yaml.safe_dump(as_data(recipe), sort_keys=False, allow_unicode=True, width=120)
+
+
+def as_data(part: Any) -> Any:
+    """Return any description as plain JSON-able data, keys as in YAML."""
+    return TypeAdapter(type(part)).dump_python(part, mode="json", by_alias=True)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a recipe, for editors."""
+    return RECIPE.json_schema(by_alias=True)

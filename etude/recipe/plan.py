@@ -1,0 +1,215 @@
+"""What a recipe will cost before anything runs: tokens, FLOPs, time and peak memory per stage.
+
+The arithmetic is exact where the recipe fixes the work (text, conversations) and an upper estimate
+where the model
+decides it (answers of RL and of evaluation count at `ANSWER` of their longest).
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from etude import arch
+from etude.recipe.stages import Eval, Midtrain, Pretrain, Recipe, Rl, Sft, Stage, Trained, Unify
+
+ANSWER = 0.5  # an answer's usual length as a share of the longest allowed; our choice
+PROMPT = 24  # tokens of a task's question; measured on the shipped tasks
+TRAINING = 0.3  # share of the machine's GEMM rate that training reaches, see `etude bench train`
+SAMPLING = 0.10  # the same for cached batched decoding, see `etude bench decode`
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Cost of one stage.
+
+    Attributes:
+        name, stage: name and kind.
+        tokens: tokens trained on, or read and written when nothing trains.
+        flops: floating-point operations.
+        seconds: estimate on this machine.
+        memory: peak bytes.
+        note: what the numbers do not say.
+    """
+
+    name: str
+    stage: str
+    tokens: int
+    flops: float
+    seconds: float
+    memory: int
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for `--json`."""
+        return asdict(self)
+
+
+def machine_rate() -> float:
+    """Measure this machine's float32 matrix product in FLOP/s: one core's, times the cores.
+
+    In a process of its own, since a library that has started its threads keeps them.
+    """
+    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    alone = os.environ | dict.fromkeys(names, "1")
+    found = subprocess.run(
+        [sys.executable, "-c", _PRODUCT], env=alone, capture_output=True, text=True, check=True
+    )
+    return float(found.stdout) * (os.cpu_count() or 1)
+
+
+_PRODUCT = """
+import time, numpy
+a = numpy.ones((512, 512), dtype=numpy.float32)
+best, end = 1e9, time.perf_counter() + 0.2
+while (start := time.perf_counter()) < end:
+    a @ a
+    best = min(best, time.perf_counter() - start)
+print(2 * 512**3 / best)
+"""
+
+
+def cost(recipe: Recipe, decoder: arch.Decoder, rate: float, *, devices: int = 1) -> list[Row]:
+    """Return one row per stage.
+
+    Args:
+        recipe: a resolved recipe.
+        decoder: the model it trains.
+        rate: FLOP/s of the matrix product of one device.
+        devices: that share the work evenly; the peak is that of one, with weights, gradients and
+            optimizer state sharded.
+    """
+    found = []
+    for stage in recipe.stages:
+        row = _row(stage, decoder, rate * devices)
+        found.append(replace(row, memory=row.memory + _held(stage, decoder) // devices))
+    return found
+
+
+def _held(stage: Stage, decoder: arch.Decoder) -> int:
+    """Bytes of weights, and of gradients and optimizer state where the stage trains."""
+    if isinstance(stage, Eval):
+        return 4 * (arch.count(decoder).trunk + arch.count(decoder).mtp)
+    return arch.memory(decoder, 0, states=1 if stage.optimizer.kind == "muon" else 2)
+
+
+def _activations(decoder: arch.Decoder, tokens: int) -> int:
+    return arch.memory(decoder, tokens) - arch.memory(decoder, 0)
+
+
+def _row(stage: Stage, decoder: arch.Decoder, rate: float) -> Row:
+    match stage:
+        case Eval():
+            return _evaluation(stage, decoder, rate)
+        case Rl():
+            return _rl(stage, decoder, rate)
+        case Pretrain() | Midtrain():
+            return _text(stage, decoder, rate, stage.data.length, stage.tokens)
+        case Sft():
+            return _text(stage, decoder, rate, stage.data.length, stage.tokens)
+        case Unify():
+            return _unify(stage, decoder, rate)
+
+
+def _text(stage: Trained, decoder: arch.Decoder, rate: float, length: int, tokens: int) -> Row:
+    flops = arch.train_flops(decoder, length) * tokens
+    return Row(
+        stage.name,
+        stage.stage,
+        tokens,
+        flops,
+        flops / (rate * TRAINING),
+        _memory(stage, decoder, length),
+    )
+
+
+def _memory(stage: Trained, decoder: arch.Decoder, length: int) -> int:
+    return _activations(decoder, (stage.batch.micro or stage.batch.rows) * length)
+
+
+def _sampling(
+    decoder: arch.Decoder, answers: int, max_tokens: int, turns: int
+) -> tuple[int, float]:
+    """Return tokens and forward FLOPs of sampling `answers` answers."""
+    written = int(max_tokens * ANSWER) * turns
+    tokens = answers * (PROMPT + written)
+    return tokens, arch.flops(decoder, (PROMPT + written) / 2) * tokens
+
+
+def _rl(stage: Rl, decoder: arch.Decoder, rate: float) -> Row:
+    turns = max(e.turns for e in stage.environments)
+    answers = stage.steps * stage.rollout.prompts * stage.rollout.per_prompt
+    if stage.difficulty.keep != "all":
+        tries = stage.difficulty.k + (
+            stage.difficulty.many if stage.difficulty.keep == "hard" else 0
+        )
+        answers += stage.difficulty.pool * tries
+    tokens, sampled = _sampling(decoder, answers, stage.rollout.max_tokens, turns)
+    length = max(1, tokens // max(1, answers))
+    trained = arch.train_flops(decoder, length) * tokens * stage.rollout.updates
+    seconds = sampled / (rate * SAMPLING) + trained / (rate * TRAINING)
+    memory = _activations(decoder, (stage.batch.micro or 64) * length)
+    return Row(
+        stage.name, stage.stage, tokens, sampled + trained, seconds, memory, f"{stage.steps} steps"
+    )
+
+
+def _unify(stage: Unify, decoder: arch.Decoder, rate: float) -> Row:
+    row = _text(stage, decoder, rate, stage.data.length, stage.tokens)
+    turns = max(t.turns for t in stage.samples_of)
+    answers = stage.prompts * stage.tries
+    _, sampled = _sampling(decoder, answers, stage.max_tokens, turns)
+    note = f"{answers} answers sampled"
+    seconds = row.seconds + sampled / (rate * SAMPLING)
+    return Row(row.name, row.stage, row.tokens, row.flops + sampled, seconds, row.memory, note)
+
+
+def _evaluation(stage: Eval, decoder: arch.Decoder, rate: float) -> Row:
+    tokens, flops = 0, 0.0
+    for probe in stage.probes.values():
+        asked = stage.items * len(probe.levels) * len(probe.thinking) * (1 + stage.samples)
+        more, work = _sampling(decoder, asked * len(stage.of), stage.max_tokens, probe.turns)
+        tokens, flops = tokens + more, flops + work
+    read = len(stage.domains) * stage.documents * stage.length * len(stage.of)
+    flops += arch.flops(decoder, stage.length / 2) * read
+    note, seconds = f"{len(stage.of)} stages", flops / (rate * SAMPLING)
+    return Row(stage.name, stage.stage, tokens + read, flops, seconds, 0, note)
+
+
+def table(recipe: Recipe, decoder: arch.Decoder, rows: list[Row]) -> str:
+    """Return the plan as text: a headline, a line per stage, the sum."""
+    counts = arch.count(decoder)
+    head = (
+        f"{recipe.recipe}   {len(rows)} stages   {_short(counts.trunk + counts.mtp)} parameters, "
+        f"{_short(counts.active_head)} active"
+    )
+    lines = [head]
+    wide = max(len(row.name) for row in rows)
+    for i, row in enumerate(rows, 1):
+        lines.append(
+            f"{i:3d} {row.name:{wide}s}  {_short(row.tokens):>7s} tokens  {row.flops:8.1e} FLOPs  "
+            f"{_time(row.seconds):>9s}  peak {_size(row.memory):>8s}  {row.note}".rstrip()
+        )
+    total = sum(row.seconds for row in rows)
+    flops = sum(row.flops for row in rows)
+    lines.append(f"    {'in all':{wide}s}  {'':14s}  {flops:8.1e} FLOPs  {_time(total):>9s}")
+    return "\n".join(lines)
+
+
+def _short(number: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((31_557_600, "years"), (86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"~{seconds / size:.3g} {unit}"
+    return f"~{seconds:.0f} s"
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e12:.3g} TB" if number >= 1e12 else f"{number / 1e9:.2g} GB"

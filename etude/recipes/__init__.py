@@ -1,0 +1,1 @@
+"""Shipped recipes: YAML files read by `etude train NAME`."""

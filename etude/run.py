@@ -1,0 +1,157 @@
+"""Run a recipe: its stages in order, each skipped when nothing it stands on has changed.
+
+A run is a folder that holds everything:
+
+    recipe.yaml                the resolved recipe
+    run.json                   what ran, how long, and which stage the folder stands for
+    metrics.jsonl              one object per step
+    tokenizer/                 the vocabulary all stages share
+    corpus.json                what the corpus holds and why documents were dropped
+    stages/<name>/checkpoint/  the published layout, per stage
+    stages/<name>/state/       exact training state of a stage that has not finished
+    evals/ samples/ rollouts/  tables, answers, recorded attempts
+    report.html                all of it on one page
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import EtudeError
+from etude.files import atomic, read_json, write_json
+from etude.recipe.identity import identities
+from etude.recipe.load import dump, load
+from etude.recipe.stages import Eval, Recipe, Stage
+
+if TYPE_CHECKING:
+    from etude.workshop import Workshop
+
+
+def folder_of(recipe: Recipe, default_seed: int) -> Path:
+    """Return where a run goes when nothing is said: another seed gets a folder of its own."""
+    suffix = "" if recipe.seed == default_seed else f"-seed{recipe.seed}"
+    return Path("runs") / f"{recipe.recipe}{suffix}"
+
+
+def train(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    until: str | None = None,
+    as_json: bool = False,
+) -> Path:
+    """Run every stage of a recipe that is not finished yet.
+
+    Args:
+        name: shipped recipe or YAML file.
+        overrides: `key=value`, see `etude.recipe.load`.
+        out: run folder.
+        until: last stage to run.
+        as_json: print machine-readable lines.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        EtudeError: wrong recipe, unknown stage, two runs in one folder, or a fault while working.
+    """
+    recipe = load(name, overrides)
+    _known(recipe, until)
+    folder = out or folder_of(recipe, load(name).seed)
+    names = identities(recipe)
+    waiting = [s for s in _wanted(recipe, until) if not _finished(folder, s, names[s.name])]
+    if not waiting:
+        _tell(folder, recipe, as_json=as_json)
+        return folder
+    from etude.opening import open_run
+
+    with open_run(recipe, folder, as_json=as_json) as shop:
+        if shop.ranks.main:
+            with atomic(folder / "recipe.yaml", "w") as file:
+                file.write(dump(recipe))
+        for stage in waiting:
+            place = recipe.stages.index(stage) + 1
+            shop.log.say(f"{place}/{len(recipe.stages)} {stage.name} ({stage.stage})")
+            _run(shop, stage, names[stage.name])
+    if shop.ranks.main:
+        _tell(folder, recipe, as_json=as_json)
+    return folder
+
+
+def _run(shop: "Workshop", stage: Stage, identity: str) -> None:
+    began = time.monotonic()
+    result = shop.run(stage)
+    if shop.ranks.main:
+        seconds = round(time.monotonic() - began, 1)
+        done = {"identity": identity, "stage": stage.stage, "seconds": seconds}
+        write_json(shop.folder / "stages" / stage.name / "done.json", done | result)
+        record(shop.folder, shop.recipe)
+
+
+def record(folder: Path, recipe: Recipe) -> None:
+    """Write `run.json` from the finished stages; `last` is the newest one that has a checkpoint."""
+    rows: list[dict[str, Any]] = []
+    last = None
+    for stage in recipe.stages:
+        path = folder / "stages" / stage.name / "done.json"
+        if path.exists():
+            rows.append(
+                {"name": stage.name, "kind": stage.stage, "status": "done", **read_json(path)}
+            )
+            last = last if isinstance(stage, Eval) else stage.name
+        else:
+            rows.append({"name": stage.name, "kind": stage.stage, "status": "waiting"})
+    about = {"recipe": recipe.recipe, "about": recipe.about, "seed": recipe.seed}
+    write_json(folder / "run.json", about | {"last": last, "stages": rows})
+
+
+def _wanted(recipe: Recipe, until: str | None) -> list[Stage]:
+    names = [stage.name for stage in recipe.stages]
+    return list(recipe.stages[: names.index(until) + 1] if until else recipe.stages)
+
+
+def _known(recipe: Recipe, until: str | None) -> None:
+    names = [stage.name for stage in recipe.stages]
+    if until is not None and until not in names:
+        raise EtudeError(f"--until {until}", "no such stage", ", ".join(names))
+
+
+def _finished(folder: Path, stage: Stage, identity: str) -> bool:
+    home = folder / "stages" / stage.name
+    if (
+        not (home / "done.json").exists()
+        or read_json(home / "done.json").get("identity") != identity
+    ):
+        return False
+    return isinstance(stage, Eval) or (home / "checkpoint" / "config.json").exists()
+
+
+def _tell(folder: Path, recipe: Recipe, *, as_json: bool) -> None:
+    """Write the page, print the table, and say what to do next."""
+    from etude.evals.page import write_report
+    from etude.evals.table import aggregate, render
+
+    page = write_report(folder)
+    found = aggregate([folder]) if any((folder / "evals").glob("*.json")) else None
+    if as_json:
+        print(json.dumps({"run": str(folder), "report": str(page), "table": found}))
+        return
+    if found:
+        print(render(found))
+    seconds = sum(row.get("seconds", 0) for row in read_json(folder / "run.json")["stages"])
+    print(f"\n{recipe.recipe}: {len(recipe.stages)} stages, {seconds / 60:.1f} minutes of work")
+    for command, why in _next(folder, page, recipe):
+        print(f"  {command:44s} {why}")
+
+
+def _next(folder: Path, page: Path, recipe: Recipe) -> list[tuple[str, str]]:
+    return [
+        (f"open {page}", "curves, table, samples on one page"),
+        (f"etude chat {folder}", "talk to it: /think /nothink /tools"),
+        (f"etude show {folder}", "the model on one page"),
+        (f"etude plan {recipe.recipe}", "what each stage costs"),
+        (f"etude train {recipe.recipe} seed={recipe.seed + 1}", "the same with another seed"),
+    ]
