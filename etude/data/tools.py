@@ -8,6 +8,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from etude.errors import EtudeError, closest
@@ -140,7 +141,8 @@ def _value(node: ast.expr, depth: int) -> Number:
             result = _OPERATORS[type(op)](_value(left, depth - 1), _value(right, depth - 1))
         case _:
             raise _Wrong("only numbers, + - * / // % ** and brackets")
-    if isinstance(result, int) and result.bit_length() > MAX_BITS:
+    large = result.bit_length() > MAX_BITS if isinstance(result, int) else not isfinite(result)
+    if large:
         raise _Wrong("the number is too large")
     return result
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from etude.evals.stats import Estimate, Z
+from etude.evals.stats import Estimate, quantile
 from etude.nn.decoder import Decoder
 
 IGNORED = -100
@@ -72,11 +72,11 @@ def _scores(
 
 
 def _ratio(bits: Sequence[float], sizes: Sequence[int]) -> Estimate:
-    # a ratio estimator: documents are the independent units, not tokens
+    # a ratio estimator: documents are the independent units, not tokens, and they are few
     total, n = sum(sizes), len(sizes)
     if not total:
         return Estimate(math.nan, math.nan, math.nan, n)
     value = math.fsum(bits) / total
     spread = math.fsum((b - value * s) ** 2 for b, s in zip(bits, sizes, strict=True))
-    half = Z * math.sqrt(spread * n / (n - 1)) / total if n > 1 else math.nan
+    half = quantile(n) * math.sqrt(spread * n / (n - 1)) / total if n > 1 else math.nan
     return Estimate(value, value - half, value + half, n)

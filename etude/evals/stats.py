@@ -45,8 +45,21 @@ def t_interval(values: Sequence[float]) -> Estimate:
     centre, n = mean(values), len(values)
     if n < 2:
         return Estimate(centre, math.nan, math.nan, n)
-    half = (T[n - 2] if n - 1 <= len(T) else Z) * deviation(values) / math.sqrt(n)
+    half = quantile(n) * deviation(values) / math.sqrt(n)
     return Estimate(centre, centre - half, centre + half, n)
+
+
+def quantile(n: int) -> float:
+    """Return the 97.5% point for a mean of `n` > 1 values whose spread is theirs too."""
+    return T[n - 2] if n - 1 <= len(T) else Z
+
+
+def reach(value: float, low: float, high: float) -> float:
+    """Return how far the farther end of an interval lies from its value.
+
+    Near 0 and 1 intervals are lopsided: none right of 40 goes up to 8.8 %, not to half of that.
+    """
+    return max(high - value, value - low)
 
 
 def wilson(successes: float, n: int) -> Estimate:

@@ -4,15 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import rich.table
-
 from etude.evals.figures import Figures, load, over_runs
 from etude.evals.gains import Gain, gains, pairs
-from etude.evals.stats import Estimate
+from etude.evals.stats import Estimate, reach
 from etude.recipe.load import load as read_recipe
 
 LEFT = 4  # columns of words before the figures
 BITS = ("bpb",)  # metrics that are no shares
+BASELINES = (
+    "gzip and ngram (5 bytes, Kneser-Ney) have first read all training text of the set, which may"
+    " be more than the model has; gzip looks back 32 kB."
+)
 
 
 def aggregate(folders: Sequence[str | Path]) -> dict[str, Any]:
@@ -58,22 +60,8 @@ def render(table: Mapping[str, Any]) -> str:
     return f"{text}\n\n{_legend(table)}"
 
 
-def as_rich(table: Mapping[str, Any]) -> list[rich.table.Table]:
-    """Return a table of `aggregate` for a terminal: the stages, and the gains if there are any."""
-    parts = [_stages(table)] + ([_gains(table)] if table["gains"] else [])
-    drawn = []
-    for head, lines in parts:
-        one = rich.table.Table(caption=_legend(table) if not drawn else None)
-        for n, name in enumerate(head):
-            one.add_column(name, justify="left" if n < LEFT else "right", no_wrap=n < LEFT)
-        for line in lines:
-            one.add_row(*line)
-        drawn.append(one)
-    return drawn
-
-
 def figure(cell: Mapping[str, Any] | None, metric: str, *, signed: bool = False) -> str:
-    """Write a cell: percent with one digit, or bits with three, and half its interval."""
+    """Write a cell: percent with one digit, or bits with three, and its interval's reach."""
     if cell is None or cell["value"] is None:
         return "-"
     scale, digits = (1, 3) if metric in BITS else (100, 1)
@@ -81,7 +69,8 @@ def figure(cell: Mapping[str, Any] | None, metric: str, *, signed: bool = False)
     text = f"{cell['value'] * scale:{sign}.{digits}f}"
     if cell["low"] is None:
         return text
-    return f"{text} ±{(cell['high'] - cell['low']) / 2 * scale:.{digits}f}"
+    far = reach(cell["value"], cell["low"], cell["high"])
+    return f"{text} ±{far * scale:.{digits}f}"
 
 
 Lines = tuple[list[str], list[list[str]]]
@@ -103,7 +92,7 @@ def _gains(table: Mapping[str, Any]) -> Lines:
         label = row["label"] if row["label"] != before else ""
         lines.append([label, *_words(row), figure(row["cell"], row["metric"], signed=True)])
         before = row["label"]
-    return ["gain", "task", "mode", "metric", "points"], lines
+    return ["gain", "task", "mode", "metric", "difference"], lines
 
 
 def _words(row: Mapping[str, Any]) -> list[str]:
@@ -114,7 +103,11 @@ def _words(row: Mapping[str, Any]) -> list[str]:
 def _legend(table: Mapping[str, Any]) -> str:
     runs = len(table.get("runs", [1]))
     over = f"the mean over {runs} seeds" if runs > 1 else "one run, over its problems"
-    return f"Answers in percent, bpb in bits per byte; ± is the 95% interval of {over}."
+    text = (
+        "Answers in percent, bpb in bits per byte (lower is better); "
+        f"± is the farther end of the 95% interval of {over}."
+    )
+    return f"{text}\n{BASELINES}" if "ngram" in table["columns"] else text
 
 
 def _aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -67,3 +67,9 @@ def test_an_ngram_model_and_gzip_are_measured_once_per_text():
     first = measure("code", ["def g(x): return x + 2\n"])
     assert first.keys() == {"ngram", "gzip"} and 0 < first["ngram"] < 8
     assert measure("code", ["def g(x): return x + 2\n"]) == first and len(reads) == 1
+
+
+def test_copies_of_up_sampled_texts_do_not_weaken_the_baselines():
+    once, asked = ["the cat sat on the mat", "a dog ran to the door"], ["the dog sat on the door"]
+    measured = [against({"code": texts})("code", asked) for texts in (once, once * 4)]
+    assert measured[0] == measured[1]

@@ -1,14 +1,13 @@
 """Tables of one run and of several seeds; gains are taken inside each seed."""
 
-import io
 import json
 import math
 
 import pytest
-import rich.console
 
 from etude.errors import EtudeError
 from etude.evals import table
+from etude.evals.stats import wilson
 from etude.files import write_json
 
 REV = {"column": "reasoning", "task": "rev", "level": 2, "metric": "sampled"}
@@ -66,7 +65,10 @@ def gained(made):
 
 def test_a_run_has_a_column_per_stage_in_order_and_one_per_baseline(tmp_path):
     base = BITS | {"value": 2.5, "low": 2.4, "high": 2.6, "n": 3, "baseline": {"gzip": 3.1}}
-    folder = write(tmp_path, {"zero": [base], "after": [base | {"value": 2.0}, row(0.5)]})
+    folder = write(
+        tmp_path,
+        {"zero": [base], "after": [base | {"value": 2.0, "low": 1.9, "high": 2.1}, row(0.5)]},
+    )
     made = table.aggregate([folder])
     assert made["columns"] == ["zero", "after", "gzip"]
     head, first, second, *_ = table.render(made).splitlines()
@@ -146,10 +148,22 @@ def test_a_folder_without_evaluations_is_one_clear_error(tmp_path):
         table.aggregate([tmp_path])
 
 
-def test_the_json_is_strict_and_the_drawing_shows_the_same_figures(seeds):
+def test_the_json_is_strict_and_the_text_shows_the_same_figures(seeds):
     made = table.aggregate(seeds)
     assert json.loads(json.dumps(made, allow_nan=False)) == made
-    console = rich.console.Console(width=200, record=True, file=io.StringIO())
-    console.print(*table.as_rich(made))
-    text = console.export_text()
+    text = table.render(made)
     assert "25.0 ±37.3" in text and "+25.0 ±12.4" in text
+
+
+def test_a_lopsided_interval_is_shown_by_its_farther_end():
+    """None right of 40 may well be 8.8 % (Wilson), never -4.4 % to 4.4 %."""
+    none, most = wilson(0, 40), wilson(39, 40)
+    cells = [{"value": e.value, "low": e.low, "high": e.high} for e in (none, most)]
+    assert [table.figure(cell, "greedy") for cell in cells] == ["0.0 ±8.8", "97.5 ±10.4"]
+
+
+def test_what_the_baselines_have_read_is_said_where_they_stand(seeds, tmp_path):
+    base = BITS | {"value": 2.5, "low": 2.4, "high": 2.6, "n": 3}
+    with_ = write(tmp_path, {"sft": [base | {"baseline": {"gzip": 3.1, "ngram": 2.2}}]})
+    assert "have first read all training text" in table.render(table.aggregate([with_]))
+    assert "ngram" not in table.render(table.aggregate(seeds))

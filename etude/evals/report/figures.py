@@ -6,6 +6,7 @@ from typing import Any
 from etude.evals.report import charts
 from etude.evals.report.html import Html, tag, wide_table
 from etude.evals.report.record import Line, Run
+from etude.evals.stats import reach
 
 COLUMNS = {
     "agentic": "Agentic",
@@ -48,7 +49,7 @@ def table(run: Run) -> Html | None:
         tag(
             "p",
             "Per cent of held-out problems; greedy, or the mean over samples at temperature 1. "
-            "The small figure is half of a 95 % interval. Bold: best of the row. "
+            "The small figure reaches the farther end of a 95 % interval. Bold: best of the row. "
             "Change: last stage against first.",
             class_="note",
         ),
@@ -99,8 +100,8 @@ def _measure(key: tuple[str, ...], cells: Sequence[Line | None]) -> Html:
 def _share(cell: Line | None, *, best: bool) -> Html:
     if cell is None or cell["value"] is None:
         return tag("td", "·", class_="none")
-    value, half = cell["value"], _half(cell)
-    small = tag("small", f"±{100 * half:.1f}") if half is not None else None
+    value, far = cell["value"], _reach(cell)
+    small = tag("small", f"±{100 * far:.1f}") if far is not None else None
     shade = f"--v:{min(max(value, 0.0), 1.0):.3f}"
     title = f"{cell['n']} items" if cell.get("n") else None
     kind = "heat best" if best else "heat"
@@ -109,9 +110,9 @@ def _share(cell: Line | None, *, best: bool) -> Html:
     )
 
 
-def _half(cell: Line) -> float | None:
+def _reach(cell: Line) -> float | None:
     low, high = cell.get("low"), cell.get("high")
-    return None if low is None or high is None else (high - low) / 2
+    return None if low is None or high is None else reach(cell["value"], low, high)
 
 
 def _change(value: float | None) -> Html:
@@ -140,7 +141,10 @@ def language(run: Run) -> Html | None:
                 note=f"{points[0][1]:.2f} → {points[-1][1]:.2f}" if len(points) > 1 else "",
             )
         )
-    text = "Held-out documents; lower is better. Dashed: other compressors on the same bytes."
+    text = (
+        "Held-out documents; lower is better. Dashed: gzip and an n-gram model on the same bytes, "
+        "after reading all training text of the set, which may be more than the model has."
+    )
     return (
         tag("div", tag("div", cards, class_="grid"), tag("p", text, class_="note"))
         if cards
