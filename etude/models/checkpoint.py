@@ -108,9 +108,10 @@ def save(
         state: native tensors to write instead of the model's own, for one whose are sharded.
 
     Raises:
-        EtudeError: the model is not of a published family, the layout is unknown, or the disk is
-            full.
+        EtudeError: the model is not of a published family, the layout is unknown, `folder` holds
+            something else than a checkpoint, or the disk is full.
     """
+    _replaceable(Path(folder))
     published = model.published
     if published is None:
         raise EtudeError("save", "this model belongs to no family", "one of load or create")
@@ -129,6 +130,18 @@ def save(
             words.save(new)
         write_json(new / CONFIG, _spelled(published.config, model.arch, _dtype(model)))
         write(new, pieces, state, shard_bytes=shard_bytes)
+
+
+def _replaceable(folder: Path) -> None:
+    """Refuse to put a checkpoint in the place of a file, or of a folder of other things."""
+    if folder.is_dir():
+        names = [path.name for path in folder.iterdir()]
+        if not names or (CONFIG in names and any(name.endswith(".safetensors") for name in names)):
+            return
+        held = f"holds {min(names)} and is no checkpoint, which would be lost"
+        raise EtudeError(str(folder), held, "a new folder, or a checkpoint to replace")
+    if folder.exists():
+        raise EtudeError(str(folder), "is a file", "a folder to write to")
 
 
 def create(family: str, size: str = "tiny", *, seed: int = 0, **overrides: Any) -> Decoder:

@@ -57,6 +57,19 @@ def same(one, two):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_folder_of_other_things_is_never_replaced_by_a_checkpoint(folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(EtudeError, match=r"mine: holds notes\.txt and is no checkpoint"):
+        etude.save(small(), tmp_path / "mine")
+    with pytest.raises(EtudeError, match=r"notes\.txt: is a file"):
+        checkpoint.convert(folder, tmp_path / "mine/notes.txt")
+    assert (tmp_path / "mine/notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    for target in (folder, tmp_path / "empty"):
+        etude.save(small(), target)
+
+
 def test_a_saved_model_loads_with_the_same_bits_and_description(folder):
     model, again = small(), etude.load(folder)
     assert same(model, again) and again.arch == model.arch
