@@ -148,11 +148,11 @@ class Turns:
             yield from self._problem(f"{self._think} never closes")
         if self._at == "call":
             yield from self._problem(f"{self._call} never closes")
-        answer, ask = self._format.syntax.ends
+        _, ask = self._format.syntax.ends
         if self._end == ask and not self._called:
             yield from self._problem(f"{ask} without a tool call")
-        if self._end == answer and self._called:
-            yield from self._problem(f"{answer} after a tool call, where {ask} belongs")
+        if self._called and self._end not in ("", ask):
+            yield from self._problem(f"{self._end} after a tool call, where {ask} belongs")
 
     def _text(self, text: str) -> Iterator[Event]:
         """Plain text, wherever the machine is."""

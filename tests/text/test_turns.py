@@ -185,6 +185,7 @@ BAD = {
     "first<think>then</think>": "text before the reasoning",
     call("add", a="1") + "and then": "text after a tool call",
     call("add", a="1") + "<|user|>": "<|user|> after a tool call",
+    call("add", a="1") + "<|endoftext|>": "<|endoftext|> after a tool call",
     "done<|observation|>": "<|observation|> without a tool call",
     call("sub", a="1"): "unknown tool 'sub'",
     call("add", a="1", c="2"): "unknown argument 'c'",
