@@ -66,7 +66,7 @@ def test_flops_per_token_are_those_of_the_report():
 def test_training_costs_three_forwards_and_the_mtp_block():
     plain = arch.train_flops(MINI, 9)
     assert plain == 3 * arch.flops(MINI, 5)  # tokens of a document of 9 read 5 on average
-    # by hand, per token: q k v o, router, 4 + 1 experts, join and head of the block, and its attention
+    # by hand, per token: q k v o, router, 4 + 1 experts, join and head of the block, its attention
     matrices = 128 * (2 * 256 + 2 * 64) + 16 * 128 + 5 * 3 * 64 * 128 + 128 * 256 + 512 * 128
     block = 2 * matrices + 4 * 8 * 32 * 5
     assert arch.train_flops(TINY, 9) == 3 * (arch.flops(TINY, 5) + block)

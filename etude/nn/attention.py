@@ -32,6 +32,7 @@ class Attention(nn.Module):
         self.o = Linear(op.heads * op.head_dim, dim, bias=False)
         self.q_norm = Norm(op.head_dim, norm) if op.qk_norm else None
         self.k_norm = Norm(op.head_dim, norm) if op.qk_norm else None
+        self.eps = norm.eps
         self.parts = (op.heads + op.kv_heads, op.kv_heads)
         self.turns = op.rope.width(op.head_dim) if op.rope else 0
 
@@ -60,7 +61,7 @@ class Attention(nn.Module):
         heads = F.linear(x, weight, bias).unflatten(-1, (-1, op.head_dim))  # [B, T, H + 2G, K]
         qk, v = heads.split(self.parts, dim=2)
         if norms is not None:
-            qk = rms_norm(qk, norms, self.q_norm.eps)
+            qk = rms_norm(qk, norms, self.eps)
         if op.rope:
             qk = rotate(qk, *ctx.tables[op.rope], self.turns)
         q, k = qk.split((op.heads, op.kv_heads), dim=2)

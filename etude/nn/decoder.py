@@ -16,7 +16,7 @@ from etude.nn.context import Context, Route
 from etude.nn.linear import Embedding, Linear
 from etude.nn.moe import Router
 from etude.nn.mtp import MTP, shift_labels
-from etude.nn.residual import Layer
+from etude.nn.residual import Layer, Residual
 from etude.ops.attention import document_mask, document_positions
 from etude.ops.logp import label_logp
 from etude.ops.rope import tables
@@ -117,7 +117,7 @@ class Decoder(nn.Module):
             return F.linear(hidden, self.head_weight).float()
         logp, spread = self._score(hidden, labels, temperature, entropy)
         ahead = self._ahead(x, hidden, labels, segments, ctx, temperature) if mtp else ()
-        return Scores(logp, spread, ahead, list(ctx.routes))
+        return Scores(logp, spread, ahead, list(ctx.routes or ()))
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
@@ -147,7 +147,9 @@ class Decoder(nn.Module):
 
     def mixers(self) -> list[Attention]:
         """Mixers of the trunk, in layer order."""
-        return [layer.mixer.op for layer in self.layers if hasattr(layer, "mixer")]
+        parts = (part for layer in self.layers for part in layer.children())
+        ops = (part.op for part in parts if isinstance(part, Residual))
+        return [op for op in ops if isinstance(op, Attention)]
 
     def routers(self) -> Iterator[tuple[str, Router]]:
         """Yield every router with its name, in the order of `Scores.routes`."""
@@ -164,7 +166,8 @@ class Decoder(nn.Module):
     ) -> Context:
         reads, causal = None, True
         if cache is not None:
-            reads, causal = cache.begin(*ids.shape, mask)
+            rows, new = ids.shape
+            reads, causal = cache.begin(rows, new, mask)
         elif segments is not None:
             reads, causal, mask = document_mask(segments), False, segments != 0
         if pos is None and cache is not None:

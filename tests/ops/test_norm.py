@@ -43,7 +43,7 @@ def test_a_row_of_zeros_has_finite_value_and_gradient():
 
 
 def test_the_cast_comes_before_the_weight():
-    """A weight of 1 + 2^-7 on a value that rounds: multiplying in float32 first gives other bits."""
+    """Multiplying in float32 first would give other last bits."""
     x = torch.randn(64, 32).bfloat16()
     w = (1 + torch.rand(32) * 0.3).bfloat16()
     ours = rms_norm(x.requires_grad_(), w, 1e-5)
