@@ -64,13 +64,14 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a recipe will cost before it runs: tokens, FLOPs, time and memory per stage."""
-    from etude.models.describe import describe
+    from etude.models.describe import describe, own_vocab
+    from etude.recipe.fit import check_fit
     from etude.recipe.load import load
     from etude.recipe.plan import cost, machine_rate, table
 
     checked = load(recipe, overrides or ())
-    vocab = None if checked.tokenizer.path else checked.tokenizer.vocab
-    decoder = describe(checked.model, vocab=vocab)
+    decoder = describe(checked.model, vocab=own_vocab(checked))
+    check_fit(checked, decoder)
     rows = cost(checked, decoder, rate or machine_rate(), devices=devices)
     if as_json:
         for row in rows:
@@ -188,8 +189,11 @@ def data_show(
 ) -> None:
     """Show the manifest of the corpus: counts, licences, and why documents were dropped."""
     from etude.data.corpus import build, show
+    from etude.train.log import reporter
 
-    print(show(build(size)))
+    with reporter() as progress:
+        corpus = build(size, progress=progress)
+    print(show(corpus))
 
 
 @data_app.command(name="fetch")

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from etude.errors import EtudeError
 from etude.files import atomic, read_json, write_json
+from etude.models.describe import describe, own_vocab
+from etude.recipe.fit import check_fit
 from etude.recipe.identity import identities
 from etude.recipe.load import dump, load
 from etude.recipe.stages import Eval, Recipe, Stage
@@ -66,7 +68,8 @@ def train(
     if not waiting:
         _tell(folder, recipe, as_json=as_json)
         return folder
-    from etude.opening import open_run
+    check_fit(recipe, describe(recipe.model, vocab=own_vocab(recipe)))
+    from etude.opening import open_run  # torch; a finished run is answered without it
 
     with open_run(recipe, folder, as_json=as_json) as shop:
         if shop.ranks.main:
@@ -92,15 +95,16 @@ def _run(shop: "Workshop", stage: Stage, identity: str) -> None:
 
 
 def record(folder: Path, recipe: Recipe) -> None:
-    """Write `run.json` from the finished stages; `last` is the newest one that has a checkpoint."""
+    """Write `run.json` from the finished stages; `last` is the newest one that has a checkpoint.
+
+    A stage that was finished under another description waits: it is not part of this run.
+    """
     rows: list[dict[str, Any]] = []
-    last = None
+    last, names = None, identities(recipe)
     for stage in recipe.stages:
-        path = folder / "stages" / stage.name / "done.json"
-        if path.exists():
-            rows.append(
-                {"name": stage.name, "kind": stage.stage, "status": "done", **read_json(path)}
-            )
+        if _finished(folder, stage, names[stage.name]):
+            done = read_json(folder / "stages" / stage.name / "done.json")
+            rows.append({"name": stage.name, "kind": stage.stage, "status": "done", **done})
             last = last if isinstance(stage, Eval) else stage.name
         else:
             rows.append({"name": stage.name, "kind": stage.stage, "status": "waiting"})
@@ -141,8 +145,10 @@ def _tell(folder: Path, recipe: Recipe, *, as_json: bool) -> None:
         return
     if found:
         print(render(found))
-    seconds = sum(row.get("seconds", 0) for row in read_json(folder / "run.json")["stages"])
-    print(f"\n{recipe.recipe}: {len(recipe.stages)} stages, {seconds / 60:.1f} minutes of work")
+    done = [row for row in read_json(folder / "run.json")["stages"] if row["status"] == "done"]
+    count = f"{len(done)} of {len(recipe.stages)} stages done"
+    seconds = sum(row["seconds"] for row in done)
+    print(f"\n{recipe.recipe}: {count}, {seconds / 60:.1f} minutes of work")
     for command, why in _next(folder, page, recipe):
         print(f"  {command:44s} {why}")
 

@@ -122,6 +122,11 @@ def test_a_changed_stage_runs_again_with_its_descendants_only(recipe, tmp_path):
     again = {s: read_json(folder / "stages" / s / "done.json") for s in ("pretrain", "sft")}
     assert again["pretrain"] == first["pretrain"]
     assert again["sft"]["tokens"] > first["sft"]["tokens"]
+    train(recipe, ["pretrain.tokens=1100"], out=folder, until="pretrain")
+    about = read_json(folder / "run.json")
+    status = {stage["name"]: stage["status"] for stage in about["stages"]}
+    assert status["sft"] == status["midtrain"] == "waiting"  # they stand on another pretrain
+    assert about["last"] == "pretrain"
 
 
 def test_a_run_stopped_in_the_middle_ends_bit_identical(recipe, run, tmp_path, monkeypatch):

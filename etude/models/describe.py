@@ -7,6 +7,7 @@ from etude.errors import EtudeError, closest
 from etude.files import read_json
 from etude.models import table
 from etude.recipe.parts import Model
+from etude.recipe.stages import Recipe
 
 
 def describe(model: Model, *, vocab: int | None = None) -> arch.Decoder:
@@ -20,7 +21,9 @@ def describe(model: Model, *, vocab: int | None = None) -> arch.Decoder:
         EtudeError: unknown family, size or key, or a folder without config.json.
     """
     if model.path is not None or model.family is None:
-        return from_folder(Path(model.path or ""))
+        from etude.weights.hub import locate
+
+        return from_folder(locate(model.path or ""))
     config = table.size(model.family, model.size)
     for key in model.config:
         if key not in config:
@@ -28,6 +31,12 @@ def describe(model: Model, *, vocab: int | None = None) -> arch.Decoder:
             raise EtudeError(f"model.config.{key}", "no such key in its config.json", do=do)
     own = {} if vocab is None else {"vocab_size": vocab}
     return table.family(model.family).arch(config | own | model.config)
+
+
+def own_vocab(recipe: Recipe) -> int | None:
+    """Size of the vocabulary that a recipe trains; None where it reads one."""
+    trains = recipe.tokenizer.path is None and recipe.model.path is None
+    return recipe.tokenizer.vocab if trains else None
 
 
 def named(text: str) -> arch.Decoder:

@@ -146,7 +146,7 @@ def _child(raw: dict[str, Any], node: Any, part: str, where: str, *, at_top: boo
         named = [
             s for s in stages if isinstance(s, dict) and part in (s.get("name"), s.get("stage"))
         ]
-        exact = [s for s in named if s.get("name") == part]
+        exact = [s for s in named if s.get("name", s.get("stage")) == part]
         if len(exact or named) == 1:
             return (exact or named)[0]
         if len(named) > 1:

@@ -135,3 +135,11 @@ def test_a_change_renames_a_stage_and_its_descendants_and_nothing_else(written):
     assert {name for name in plain if plain[name] != changed[name]} == {"rl", "eval"}
     other_seed = identities(load(written, ["seed=1"]))
     assert all(plain[name] != other_seed[name] for name in plain)
+
+
+def test_a_stage_without_a_name_is_addressed_by_its_kind_beside_named_ones(tmp_path):
+    more = [*RAW["stages"], {"stage": "eval", "name": "late", "of": ["rl"]}]
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump({**RAW, "stages": more}))
+    recipe = load(str(path), ["eval.items=7", "late.items=8"])
+    assert [s.items for s in recipe.stages if isinstance(s, Eval)] == [7, 8]
