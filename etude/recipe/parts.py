@@ -386,12 +386,15 @@ class Teacher:
         tasks: families and levels to sample from it.
         thinking: share of prompts answered with reasoning.
         turns: model turns at most.
+        weight: share of the prompts among the experts; conversations with tools are long, so that
+            few of them already make up much of the tokens.
     """
 
     stage: str
     tasks: dict[str, TaskMix]
     thinking: Share = 0.5
     turns: Positive = 1
+    weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)

@@ -32,7 +32,7 @@ MORE = 3  # further rounds of tries that a hard problem gets
 Counts = dict[str, int]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Asked:
     """One problem, its answers that passed, and how many were tried."""
 
@@ -89,9 +89,10 @@ def collect(
     dialogue = Dialogue(tokenizer, format)
     chats: list[Chat] = []
     counts: dict[str, Counts] = {}
+    whole = sum(teacher.weight for teacher in spec.samples_of)
     try:
         for place, teacher in enumerate(spec.samples_of):
-            share = len(range(place, spec.prompts, len(spec.samples_of)))
+            share = round(spec.prompts * teacher.weight / whole)
             model = load(teacher.stage)
             player = Player(
                 LocalSampler(model),
@@ -193,11 +194,11 @@ def _long(asked: Sequence[Asked], drop: float) -> list[Asked]:
     for one in asked:
         if one.problem.environment.thinking:
             families[one.problem.environment.name].append(one)
-    short = set()
+    short: set[Asked] = set()
     for family in families.values():
         family.sort(key=lambda one: sum(sample.length for sample in one.kept) / len(one.kept))
-        short |= {id(one) for one in family[: int(drop * len(family))]}
-    return [one for one in asked if id(one) not in short]
+        short |= set(family[: int(drop * len(family))])
+    return [one for one in asked if one not in short]
 
 
 Pair = tuple[Problem, Sample]
