@@ -28,6 +28,7 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+INTERRUPTED = 130
 Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name or the path of a YAML file.")]
 Overrides = Annotated[
     list[str] | None,
@@ -57,13 +58,14 @@ def plan(
     recipe: Recipe,
     overrides: Overrides = None,
     *,
-    devices: Annotated[int, typer.Option(help="Devices that share the work.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Devices that share the work.")] = 1,
     rate: Annotated[
-        float, typer.Option(help="FLOP/s of one device; 0 measures this machine.")
+        float, typer.Option(min=0, help="FLOP/s of one device; 0 measures this machine.")
     ] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Say what a recipe will cost before it runs: tokens, FLOPs, time and memory per stage."""
+    from etude.data.check import check_names
     from etude.models.describe import describe, own_vocab
     from etude.recipe.fit import check_fit
     from etude.recipe.load import load
@@ -72,6 +74,7 @@ def plan(
     checked = load(recipe, overrides or ())
     decoder = describe(checked.model, vocab=own_vocab(checked))
     check_fit(checked, decoder)
+    check_names(checked, ready=False)
     rows = cost(checked, decoder, rate or machine_rate(), devices=devices)
     if as_json:
         for row in rows:
@@ -147,7 +150,7 @@ def convert(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")
     ] = None,
-    shard_gb: Annotated[float, typer.Option(help="Largest shard in GB.")] = 5.0,
+    shard_gb: Annotated[float, typer.Option(min=1e-6, help="Largest shard in GB.")] = 5.0,
 ) -> None:
     """Rewrite a checkpoint in its published layout, with another dtype or shard size."""
     from etude.models.checkpoint import convert as rewrite
@@ -221,14 +224,16 @@ def _json(value: Any) -> None:
 def main() -> None:
     """Run a verb; answer a wrong request or a fault with one line."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # 130 where typer has taken a Ctrl-C for itself
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
     except EtudeError as error:
         if os.environ.get("RANK", "0") == "0":  # torchrun's other ranks would only repeat it
             print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:

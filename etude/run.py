@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etude.data.check import check_names
 from etude.errors import EtudeError
 from etude.files import atomic, read_json, write_json
 from etude.models.describe import describe, own_vocab
@@ -69,6 +70,7 @@ def train(
         _tell(folder, recipe, as_json=as_json)
         return folder
     check_fit(recipe, describe(recipe.model, vocab=own_vocab(recipe)))
+    check_names(recipe, ready=True)
     from etude.opening import open_run  # torch; a finished run is answered without it
 
     with open_run(recipe, folder, as_json=as_json) as shop:
@@ -86,6 +88,8 @@ def train(
 
 def _run(shop: "Workshop", stage: Stage, identity: str) -> None:
     began = time.monotonic()
+    if shop.ranks.main:  # figures of what stood here before are not this stage's
+        (shop.folder / "evals" / f"{stage.name}.json").unlink(missing_ok=True)
     result = shop.run(stage)
     if shop.ranks.main:
         seconds = round(time.monotonic() - began, 1)

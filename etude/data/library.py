@@ -86,11 +86,19 @@ class Library:
         raise EtudeError(f"set {name}", "no such set", ", ".join(names), closest(name, names))
 
     def held_out(self, name: str, count: int) -> list[Document]:
-        """Return up to `count` documents that nothing trains on, the same ones at every call."""
-        if name not in self.corpus.domains:
-            return list(islice(self.documents(name, "held_out"), count))
-        found = list(self.documents(name, "held_out"))
-        random.Random(self.seed).shuffle(found)
+        """Return up to `count` documents that nothing trains on, the same ones at every call.
+
+        Raises:
+            EtudeError: there is none, as in folders and hub sets.
+        """
+        if name in self.corpus.domains:
+            found = list(self.documents(name, "held_out"))
+            random.Random(self.seed).shuffle(found)
+        else:
+            found = list(islice(self.documents(name, "held_out"), count))
+        if not found:
+            do = "leave it out of the eval stage's domains"
+            raise EtudeError(f"set {name}", "has no held-out document", do=do)
         return found[:count]
 
     def texts(self, name: str) -> Iterator[str]:

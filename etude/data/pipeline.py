@@ -131,11 +131,11 @@ def _refill(
     """Ask the sources that still have texts for what their domain lacks."""
     total = sum(wanted.values())
     wanted = dict(wanted)
-    for domain in {s.domain for s in sources}:
+    for domain in sorted({s.domain for s in sources}):
         inside = [s for s in sources if s.domain == domain and s.read]
-        goal = total * mix.renormalise(recipe.shares, {s.domain for s in sources if s.read}).get(
-            domain, 0
-        )
+        goal = total * mix.renormalise(
+            recipe.shares, sorted({s.domain for s in sources if s.read})
+        ).get(domain, 0)
         lack = int(goal) - sum(tallies[s.name].read_bytes for s in inside)
         parts = mix.renormalise(
             {s.name: s.weight for s in inside}, [s.name for s in inside if s.name in live]
@@ -253,7 +253,7 @@ def _short(
 ) -> dict[str, list[int]]:
     """Return [bytes read, bytes wanted] of the domains whose sources gave less than nine tenths."""
     found = {}
-    shares = mix.renormalise(recipe.shares, {s.domain for s in sources if s.read})
+    shares = mix.renormalise(recipe.shares, sorted({s.domain for s in sources if s.read}))
     for domain, share in shares.items():
         read = sum(tallies[s.name].read_bytes for s in sources if s.domain == domain)
         if read < 0.9 * share * recipe.bytes:

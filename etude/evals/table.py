@@ -1,6 +1,7 @@
 """The tables people read: a run stage by stage, several seeds with intervals, and the gains."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress, groupby
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,10 @@ def as_json(figures: Figures, gained: Iterable[Gain] = ()) -> dict[str, Any]:
 
 
 def render(table: Mapping[str, Any]) -> str:
-    """Return a table of `aggregate` as aligned plain lines, the gains below."""
-    head, lines = _stages(table)
-    text = _aligned(head, lines)
-    if table["gains"]:
-        text += "\n\n" + _aligned(*_gains(table))
-    return f"{text}\n\n{_legend(table)}"
+    """Return a table of `aggregate` as aligned plain lines by column, the gains below."""
+    parts = [_aligned(*block) for block in _blocks(table)]
+    parts += [_aligned(*_gains(table))] if table["gains"] else []
+    return "\n\n".join([*parts, _legend(table)])
 
 
 def figure(cell: Mapping[str, Any] | None, metric: str, *, signed: bool = False) -> str:
@@ -76,14 +75,20 @@ def figure(cell: Mapping[str, Any] | None, metric: str, *, signed: bool = False)
 Lines = tuple[list[str], list[list[str]]]
 
 
-def _stages(table: Mapping[str, Any]) -> Lines:
-    lines, before = [], ""
-    for row in table["rows"]:
-        cells = [figure(cell, row["metric"]) for cell in row["cells"]]
-        column = row["column"] if row["column"] != before else ""
-        lines.append([column, *_words(row), *cells])
-        before = row["column"]
-    return ["", "task", "mode", "metric", *table["columns"]], lines
+def _blocks(table: Mapping[str, Any]) -> list[Lines]:
+    """One block per column of the report, with only the stages that were asked for it."""
+    found = []
+    for column, rows in groupby(table["rows"], key=lambda row: row["column"]):
+        block = list(rows)
+        known = [any(row["cells"][n] for row in block) for n in range(len(table["columns"]))]
+        lines = [
+            ["", *_words(row), *(figure(c, row["metric"]) for c in compress(row["cells"], known))]
+            for row in block
+        ]
+        found.append(
+            ([column, "task", "mode", "metric", *compress(table["columns"], known)], lines)
+        )
+    return found
 
 
 def _gains(table: Mapping[str, Any]) -> Lines:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from etude.errors import EtudeError
@@ -33,8 +33,9 @@ def hold(folder: Path) -> Iterator[None]:
         do = "wait for it, stop it, or choose another folder"
         raise EtudeError(str(folder), found, do=do, code=1) from error
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # who holds it is told as far as the disk has room for it
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)

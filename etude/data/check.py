@@ -1,0 +1,85 @@
+"""Whether every set, task and level that a recipe names exists, told before anything runs."""
+
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+
+from etude.data import folders
+from etude.data.mix import SHARES
+from etude.data.synth import DERIVED
+from etude.data.tasks import family
+from etude.data.tasks_gym import PREFIX
+from etude.errors import EtudeError, closest
+from etude.recipe.stages import Eval, Midtrain, Pretrain, Recipe, Rl, Sft, Stage, Unify
+
+Levels = Iterable[int]
+
+
+def check_names(recipe: Recipe, *, ready: bool) -> None:
+    """Refuse a recipe that names what does not exist.
+
+    Args:
+        recipe: what will run.
+        ready: ask also for what only a run needs: folders, and the package behind `rg:` tasks.
+
+    Raises:
+        EtudeError: an unknown set, task family or level, by its dotted key; or something missing.
+    """
+    domains = () if recipe.corpus.size == "none" else tuple(SHARES)
+    for stage in recipe.stages:
+        for key, name in _sets(stage):
+            try:
+                _check_set(name, domains, ready=ready)
+            except EtudeError as error:
+                raise _at(f"{stage.name}.{key}", error) from error
+        for key, name, levels in _tasks(stage):
+            try:
+                _check_task(name, levels, ready=ready)
+            except EtudeError as error:
+                raise _at(f"{stage.name}.{key}", error) from error
+
+
+def _sets(stage: Stage) -> Iterator[tuple[str, str]]:
+    match stage:
+        case Pretrain() | Midtrain():
+            yield from (("data.mix", name) for name in stage.data.mix)
+        case Sft() | Unify():
+            yield from (("data.replay_mix", name) for name in stage.data.replay_mix)
+        case Eval():
+            yield from (("domains", name) for name in stage.domains)
+
+
+def _tasks(stage: Stage) -> Iterator[tuple[str, str, Levels]]:
+    match stage:
+        case Rl():
+            yield from (("environments", e.name, e.levels) for e in stage.environments)
+        case Eval():
+            yield from (("probes", name, probe.levels) for name, probe in stage.probes.items())
+        case Sft() | Unify():
+            yield from (("data.tasks", name, mix.levels) for name, mix in stage.data.tasks.items())
+    if isinstance(stage, Unify):
+        for teacher in stage.samples_of:
+            yield from (("samples_of", name, mix.levels) for name, mix in teacher.tasks.items())
+
+
+def _check_set(name: str, domains: tuple[str, ...], *, ready: bool) -> None:
+    kind, _, rest = name.partition(":")
+    if kind == "folder" and rest:
+        if ready:
+            folders.text_files(rest)
+    elif not (kind == "hub" and rest) and name not in (*domains, *DERIVED):
+        names = [*domains, *DERIVED, "folder:PATH", "hub:ORG/NAME"]
+        raise EtudeError(f"set {name}", "no such set", ", ".join(names), closest(name, names))
+
+
+def _check_task(name: str, levels: Levels, *, ready: bool) -> None:
+    if name.startswith(PREFIX) and not ready and find_spec("reasoning_gym") is None:
+        return
+    most = family(name).levels - 1
+    for level in levels:
+        if not 0 <= level <= most:
+            raise EtudeError(f"task {name}", f"level {level}", f"0 to {most}")
+
+
+def _at(key: str, error: EtudeError) -> EtudeError:
+    where = f"{key}: {error.where}"
+    return EtudeError(where, error.found, error.expected, error.do, code=error.code)
