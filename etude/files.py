@@ -5,12 +5,16 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from etude.errors import EtudeError
+
+PART, OLD = ".part", ".old"  # of what is under way
+DAY = 86_400.0
 
 
 @contextmanager
@@ -29,7 +33,8 @@ def atomic(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     name = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+        os.chmod(name, 0o644)  # mkstemp lets nobody else read
         with os.fdopen(handle, mode) as file:
             yield file
             file.flush()
@@ -54,22 +59,37 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     new = old = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        sweep(path.parent, older=DAY)
+        new = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
         new.chmod(0o755)
         yield new
         _sync(new)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=OLD))
             os.replace(path, old / "kept")
         os.replace(new, path)
     except OSError as error:
-        if old and (old / "kept").exists() and not path.exists():
-            os.replace(old / "kept", path)
         raise _unwritable(path, error) from error
     finally:
+        if old and (old / "kept").exists() and not path.exists():
+            os.replace(old / "kept", path)
         for rest in (new, old):
             if rest and rest.exists():
                 shutil.rmtree(rest, ignore_errors=True)
+
+
+def sweep(folder: Path, *, older: float = 0.0) -> None:
+    """Delete what a kill in the middle of a write left behind in `folder` and below.
+
+    Args:
+        folder: searched with its subfolders; with `older` the folder itself only.
+        older: leave what changed in the last so many seconds, for another process may be at work.
+    """
+    find = folder.glob if older else folder.rglob
+    for rest in [path for ending in (PART, OLD) for path in find(f".*{ending}")]:
+        with suppress(OSError):  # gone already, or of another user
+            if time.time() - rest.stat().st_mtime >= older:
+                shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from etude.data.corpus import Corpus, build
 from etude.data.library import Library, NoCorpus
 from etude.errors import EtudeError
-from etude.files import digest, read_json, write_json
+from etude.files import digest, read_json, sweep, write_json
 from etude.models import table
 from etude.parallel.launch import ranks as launch
 from etude.parallel.mesh import Ranks
@@ -61,6 +61,7 @@ def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
         yield
         return
     with hold(folder):
+        sweep(folder)
         yield
 
 

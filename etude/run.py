@@ -14,6 +14,8 @@ A run is a folder that holds everything:
 """
 
 import json
+import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,9 +67,12 @@ def train(
     _known(recipe, until)
     folder = out or folder_of(recipe, load(name).seed)
     names = identities(recipe)
+    again = shlex.join([name, *(text for text in overrides if not text.startswith("seed="))])
     waiting = [s for s in _wanted(recipe, until) if not _finished(folder, s, names[s.name])]
     if not waiting:
-        _tell(folder, recipe, as_json=as_json)
+        if os.environ.get("RANK", "0") == "0":  # as in `parallel.launch`, which needs torch
+            record(folder, recipe)  # a kill may have come between a stage's end and this
+            _tell(folder, recipe, again, as_json=as_json)
         return folder
     check_fit(recipe, describe(recipe.model, vocab=own_vocab(recipe)))
     check_names(recipe, ready=True)
@@ -82,7 +87,7 @@ def train(
             shop.log.say(f"{place}/{len(recipe.stages)} {stage.name} ({stage.stage})")
             _run(shop, stage, names[stage.name])
     if shop.ranks.main:
-        _tell(folder, recipe, as_json=as_json)
+        _tell(folder, recipe, again, as_json=as_json)
     return folder
 
 
@@ -129,16 +134,17 @@ def _known(recipe: Recipe, until: str | None) -> None:
 
 def _finished(folder: Path, stage: Stage, identity: str) -> bool:
     home = folder / "stages" / stage.name
-    if (
-        not (home / "done.json").exists()
-        or read_json(home / "done.json").get("identity") != identity
-    ):
+    path = home / "done.json"
+    done = read_json(path) if path.exists() else {}
+    if not isinstance(done, dict):
+        raise EtudeError(str(path), "is damaged", do="delete it, and the stage runs again")
+    if done.get("identity") != identity:
         return False
     return isinstance(stage, Eval) or (home / "checkpoint" / "config.json").exists()
 
 
-def _tell(folder: Path, recipe: Recipe, *, as_json: bool) -> None:
-    """Write the page, print the table, and say what to do next."""
+def _tell(folder: Path, recipe: Recipe, again: str, *, as_json: bool) -> None:
+    """Write the page, print the table, and say what to do next; `again` names the recipe."""
     from etude.evals.page import write_report
     from etude.evals.table import aggregate, render
 
@@ -153,15 +159,15 @@ def _tell(folder: Path, recipe: Recipe, *, as_json: bool) -> None:
     count = f"{len(done)} of {len(recipe.stages)} stages done"
     seconds = sum(row["seconds"] for row in done)
     print(f"\n{recipe.recipe}: {count}, {seconds / 60:.1f} minutes of work")
-    for command, why in _next(folder, page, recipe):
+    for command, why in _next(folder, page, recipe.seed, again):
         print(f"  {command:44s} {why}")
 
 
-def _next(folder: Path, page: Path, recipe: Recipe) -> list[tuple[str, str]]:
+def _next(folder: Path, page: Path, seed: int, again: str) -> list[tuple[str, str]]:
     return [
         (f"open {page}", "curves, table, samples on one page"),
         (f"etude chat {folder}", "talk to it: /think /nothink /tools"),
         (f"etude show {folder}", "the model on one page"),
-        (f"etude plan {recipe.recipe}", "what each stage costs"),
-        (f"etude train {recipe.recipe} seed={recipe.seed + 1}", "the same with another seed"),
+        (f"etude plan {again}", "what each stage costs"),
+        (f"etude train {again} seed={seed + 1}", "the same with another seed"),
     ]

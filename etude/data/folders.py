@@ -3,7 +3,8 @@
 import gzip
 import json
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -163,9 +164,8 @@ def to_document(
 
 
 def _lines(file: Path) -> Iterator[tuple[int, Any]]:
-    opener = gzip.open if file.name.endswith(".gz") else open
-    with opener(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as lines:
+        for number, line in enumerate(_read_all(lines, file), start=1):
             where = f"{file}:{number}"
             text = _decoded(line, where)
             if text.strip():
@@ -175,6 +175,15 @@ def _lines(file: Path) -> Iterator[tuple[int, Any]]:
                     raise EtudeError(
                         where, f"is not JSON ({error.msg})", "one object a line"
                     ) from error
+
+
+def _read_all(lines: Iterable[bytes], file: Path) -> Iterator[bytes]:
+    try:
+        yield from lines
+    except (OSError, EOFError, zlib.error) as error:
+        raise EtudeError(str(file), f"is cut short or damaged ({error})", do="copy it again") from (
+            error
+        )
 
 
 def _decoded(data: bytes, where: str) -> str:

@@ -15,6 +15,7 @@ from etude import arch
 from etude.errors import EtudeError, closest
 from etude.files import atomic_folder, read_json, write_json
 from etude.models import table
+from etude.models.describe import behind
 from etude.nn import build
 from etude.nn.decoder import Decoder
 from etude.nn.init import initialise
@@ -24,7 +25,6 @@ from etude.weights.hub import locate
 from etude.weights.layout import Shape
 
 CONFIG = "config.json"
-RUN = "run.json"
 # Read and written back as they are: what a tokenizer, a chat template or a sampler needs.
 CARRIED = (
     "tokenizer.json",
@@ -76,7 +76,7 @@ def load(
         EtudeError: no such checkpoint, another kind of model, a config that does not describe one,
             or a tensor that is missing, left over, mis-shaped or cut short.
     """
-    folder = _checkpoint(locate(str(path)))
+    folder = behind(locate(str(path)))
     config = _config(folder)
     family = _family(config, folder)
     files = Files(folder)
@@ -194,7 +194,7 @@ def convert(
     if isinstance(dtype, str) and dtype not in known:
         raise EtudeError("dtype", repr(dtype), f"one of {', '.join(known)}", closest(dtype, known))
     kind = known[dtype] if isinstance(dtype, str) else dtype
-    kind = kind or Files(_checkpoint(locate(str(source)))).dtype()
+    kind = kind or Files(behind(locate(str(source)))).dtype()
     model = load(source, dtype=kind)
     save(model, folder, shard_bytes=shard_bytes)
     numbers = sum(tensor.numel() for tensor in model.state_dict().values())
@@ -205,15 +205,6 @@ def _carry(source: Path, target: Path) -> None:
     for name in CARRIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-
-
-def _checkpoint(folder: Path) -> Path:
-    if not (folder / RUN).exists():
-        return folder
-    last = read_json(folder / RUN).get("last")
-    if not last:
-        raise EtudeError(str(folder), "this run has finished no stage", do="train it first")
-    return folder / "stages" / last / "checkpoint"
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -240,7 +231,10 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer | None:
     words = Tokenizer.load(folder)
     stop = config.get("eos_token_id")
     if stop is not None:
-        words.stop_ids = [stop] if isinstance(stop, int) else list(stop)
+        words.stop_ids = stop if isinstance(stop, list) else [stop]
+        if not all(isinstance(id, int) for id in words.stop_ids):
+            where = f"{folder / CONFIG}: eos_token_id"
+            raise EtudeError(where, repr(stop), "a token id or a list of them")
     return words
 
 
@@ -253,8 +247,13 @@ def _plan(family: ModuleType, config: dict[str, Any], where: str) -> arch.Decode
 
 
 def _describe(family: ModuleType, config: dict[str, Any], folder: Path) -> Decoder:
-    with torch.device("meta"):
-        return build.decoder(_plan(family, config, str(folder / CONFIG)))
+    plan = _plan(family, config, str(folder / CONFIG))
+    try:
+        with torch.device("meta"):
+            return build.decoder(plan)
+    except RuntimeError as error:  # a size beyond what any tensor can have
+        found = f"describes no model ({str(error).splitlines()[0]})"
+        raise EtudeError(str(folder / CONFIG), found) from error
 
 
 def _without_absent_mtp(family: ModuleType, config: dict[str, Any], files: Files) -> dict[str, Any]:

@@ -48,6 +48,9 @@ def named(text: str) -> arch.Decoder:
     folder = Path(text)
     if any((folder / name).exists() for name in ("config.json", "run.json")):
         return from_folder(folder)
+    if folder.exists() or text.count("/"):
+        found = "holds no config.json" if folder.exists() else "no such folder"
+        raise EtudeError(text, found, "a checkpoint, a run, or a name such as glm45-air")
     family, size = table.named(text)
     return describe(Model(family=family, size=size))
 
@@ -58,8 +61,22 @@ def from_folder(folder: Path) -> arch.Decoder:
     Raises:
         EtudeError: the folder holds neither.
     """
-    if (folder / "run.json").exists():
-        last = read_json(folder / "run.json")["last"]
-        folder = folder / "stages" / str(last) / "checkpoint"
-    config = read_json(folder / "config.json")
+    config = read_json(behind(folder) / "config.json")
     return table.by_model_type(config).arch(config)
+
+
+def behind(folder: Path) -> Path:
+    """Return the checkpoint that a folder stands for: itself, or the last one of a run.
+
+    Raises:
+        EtudeError: a run that has finished no stage, or one whose `run.json` is damaged.
+    """
+    if not (folder / "run.json").exists():
+        return folder
+    about = read_json(folder / "run.json")
+    if not isinstance(about, dict):
+        do = "the run's `etude train` writes it again"
+        raise EtudeError(str(folder / "run.json"), "is not about a run", do=do)
+    if not about.get("last"):
+        raise EtudeError(str(folder), "this run has finished no stage", do="train it first")
+    return folder / "stages" / str(about["last"]) / "checkpoint"

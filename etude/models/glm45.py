@@ -71,6 +71,8 @@ def arch(hf: dict[str, Any]) -> Decoder:
     )
     total, ahead = hf["num_hidden_layers"], hf.get("num_nextn_predict_layers") or 0
     first = min(hf["first_k_dense_replace"], total)
+    if first < 0:
+        raise EtudeError("config.json: first_k_dense_replace", str(first), "0 or more")
     if ahead > 1:
         raise EtudeError("config.json: num_nextn_predict_layers", str(ahead), "0 or 1")
     return Decoder(

@@ -29,9 +29,9 @@ def by_model_type(hf: Mapping[str, Any]) -> ModuleType:
     Raises:
         EtudeError: the key is missing or no family has it.
     """
-    found = hf.get("model_type")
+    found = hf.get("model_type") if isinstance(hf, Mapping) else None
     known = {family(name).MODEL_TYPE: name for name in FAMILIES}
-    if found not in known:
+    if not isinstance(found, str) or found not in known:
         raise EtudeError(
             "config.json: model_type", repr(found), " or ".join(known), closest(str(found), known)
         )

@@ -60,12 +60,9 @@ def _place(raw: Any, loc: tuple[Any, ...]) -> tuple[str, list[str]]:
         if isinstance(node, list | tuple) and isinstance(step, int) and step < len(node):
             node = node[step]
             if path == ["stages"]:
-                path = [
-                    str(node.get("name") or node.get("stage", step))
-                    if isinstance(node, dict)
-                    else str(step)
-                ]
-                owner = KINDS.get(node.get("stage", "")) if isinstance(node, dict) else None
+                named = isinstance(node, dict) and (node.get("name") or node.get("stage"))
+                path = [named] if isinstance(named, str) else ["stages", str(step)]
+                owner = KINDS.get(str(node.get("stage"))) if isinstance(node, dict) else None
             else:
                 path.append(str(step))
         elif isinstance(node, dict) and step in node:

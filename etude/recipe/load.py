@@ -21,6 +21,7 @@ from etude.recipe.explain import explain, names
 from etude.recipe.stages import Eval, Recipe, Stage, Unify
 
 RECIPE = TypeAdapter(Recipe)
+NAME = re.compile(r"[\w-][\w.-]*")
 
 
 class _Loader(yaml.SafeLoader):
@@ -101,7 +102,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         EtudeError: unreadable file, unknown key, wrong value, unknown or misplaced stage.
     """
     path = find(name)
-    raw = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    raw = read_yaml(_text(path), str(path))
     if not isinstance(raw, dict):
         raise EtudeError(
             str(path), "is not a mapping", "a recipe with `recipe`, `model` and `stages`"
@@ -109,6 +110,14 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(raw, override)
     return resolve(check(raw))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise EtudeError(str(path), f"cannot be read ({why})", "a YAML file") from error
 
 
 def check(raw: dict[str, Any]) -> Recipe:
@@ -136,8 +145,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
         node = _child(raw, node, part, ".".join(above[: i + 1]), at_top=i == 0)
     if isinstance(node, list):
         node[_index(node, last, key)] = value
-    else:
+    elif isinstance(node, dict):
         node[_typed(node, last)] = value
+    else:
+        raise EtudeError(key, f"cannot go below the value {node!r}")
 
 
 def _child(raw: dict[str, Any], node: Any, part: str, where: str, *, at_top: bool) -> Any:
@@ -189,6 +200,9 @@ def resolve(recipe: Recipe) -> Recipe:
         EtudeError: a name is used twice, or a stage names one that does not stand before it.
     """
     called = [stage.name or stage.stage for stage in recipe.stages]
+    for key, name in [("recipe", recipe.recipe), *((f"stages.{name}", name) for name in called)]:
+        if not NAME.fullmatch(name):
+            raise EtudeError(key, repr(name), "letters, digits and . _ -, for it names a folder")
     twice = [name for name, times in Counter(called).items() if times > 1]
     if twice:
         raise EtudeError(

@@ -223,7 +223,7 @@ class Recipe:
     """
 
     recipe: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     about: str = ""
     model: Model
     tokenizer: Tokenizer = Field(default_factory=Tokenizer)

@@ -170,5 +170,7 @@ def _unwritable(path: Path, error: BaseException) -> EtudeError:
     causes = list(error.failures.values()) if isinstance(error, CheckpointException) else [error]
     first = causes[0][0] if isinstance(causes[0], tuple) else causes[0]
     why = getattr(first, "strerror", None) or str(first).splitlines()[0]
+    if "inline_container" in why:  # torch's archive tells only that a write came out short
+        why = "the disk took only a part"
     do = "free some space; the state before is intact, and the same command goes on from it"
     return EtudeError(str(path), f"cannot be written ({why})", do=do, code=1)

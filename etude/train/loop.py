@@ -70,8 +70,8 @@ class Progress:
 
     @property
     def done(self) -> bool:
-        """Whether the stage has had all it trains for."""
-        return self.seen >= self.total
+        """Whether the stage has had all it trains for, and its last step was finite."""
+        return self.seen >= self.total and not self.streak
 
 
 class Source(Protocol):
@@ -216,7 +216,7 @@ class Trainer:
             rows = f"{SKIPS_IN_A_ROW} steps in a row, up to step {progress.step}"
             found = f"loss or gradient not finite in {rows}"
             do = "lower the learning rate; the last saved state is as it was"
-            raise EtudeError("train", found, do=do, code=1)
+            raise EtudeError(self.spec.name or "train", found, do=do, code=1)
 
 
 def _loads(meter: Meter, *, whole: bool) -> Values:

@@ -154,8 +154,9 @@ class _Run:
             nonlocal stop
             self.log.log(self.name, progress.step, values, seen=progress.seen)
             stop = self.trainer.ranks.any(self.asked())
-            if not progress.done and (stop or progress.step % save_every == 0):
-                self.state.save(progress)
+            due = stop or progress.step % save_every == 0
+            if due and not progress.done and not progress.streak:
+                self.state.save(progress)  # never over a good one while steps are not finite
             return stop
 
         total, unit = progress.total, progress.unit
@@ -173,7 +174,8 @@ class _Run:
             self.state.remove()
         if stopped:
             where = f"{progress.seen:,} of {progress.total:,} {progress.unit}"
-            found = f"stopped after step {progress.step} ({where}), all saved"
+            saved = "saved up to the last finite one" if progress.streak else "all saved"
+            found = f"stopped after step {progress.step} ({where}), {saved}"
             code = getattr(self.asked, "code", 0) or 130  # 0: another rank was asked
             raise Stopped(self.name, found, do="the same command goes on from there", code=code)
 

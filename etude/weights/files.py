@@ -85,18 +85,26 @@ def header(path: Path) -> dict[str, Shape]:
             length = int.from_bytes(file.read(8), "little")
             told = json.loads(file.read(length)) if length <= size - 8 else None
     except FileNotFoundError as error:
-        raise EtudeError(str(path), "no such file", "a shard", "copy it again") from error
+        raise EtudeError(str(path), "no such file", "a shard", "copy it again", code=1) from error
     except (ValueError, UnicodeDecodeError) as error:
-        raise EtudeError(str(path), "is not a safetensors file", do="copy it again") from error
+        found = "is not a safetensors file"
+        raise EtudeError(str(path), found, do="copy it again", code=1) from error
+    except OSError as error:
+        raise EtudeError(str(path), f"cannot be read ({error.strerror})", code=1) from error
     if not isinstance(told, dict):
-        raise EtudeError(str(path), f"is truncated or corrupt ({size:,} bytes)", do="copy it again")
+        found = f"is truncated or corrupt ({size:,} bytes)"
+        raise EtudeError(str(path), found, do="copy it again", code=1)
     told.pop("__metadata__", None)
-    whole = 8 + length + max((entry["data_offsets"][1] for entry in told.values()), default=0)
+    try:
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in told.items()}
+        ends = [int(entry["data_offsets"][1]) for entry in told.values()]
+    except (LookupError, TypeError, ValueError) as error:
+        raise EtudeError(str(path), "has a corrupt header", do="copy it again", code=1) from error
+    whole = 8 + length + max(ends, default=0)
     if size != whole:
-        raise EtudeError(
-            str(path), f"is truncated or corrupt ({size:,} bytes)", f"{whole:,}", "copy it again"
-        )
-    return {name: tuple(entry["shape"]) for name, entry in told.items()}
+        found = f"is truncated or corrupt ({size:,} bytes)"
+        raise EtudeError(str(path), found, f"{whole:,}", "copy it again", code=1)
+    return shapes
 
 
 def fill(
@@ -186,6 +194,10 @@ def _weight_map(folder: Path) -> dict[str, str]:
     found = read_json(folder / INDEX)
     if not isinstance(found, dict) or not isinstance(found.get("weight_map"), dict):
         raise EtudeError(str(folder / INDEX), "has no weight_map", "an index of shards")
+    for name, file in found["weight_map"].items():
+        if not isinstance(file, str) or Path(file).name != file:
+            where = f"{folder / INDEX}: {name}"
+            raise EtudeError(where, repr(file), "the name of a shard beside it")
     return found["weight_map"]
 
 
@@ -195,7 +207,8 @@ def _tensors(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
             for name in names:
                 yield name, file.get_tensor(name)
     except SafetensorError as error:
-        raise EtudeError(str(path), f"cannot be read ({error})", do="copy it again") from error
+        found = f"cannot be read ({error})"
+        raise EtudeError(str(path), found, do="copy it again", code=1) from error
 
 
 def _check_copies(layout: Layout, plan: Mapping[str, Piece], files: Files) -> None:
