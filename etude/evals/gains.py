@@ -2,7 +2,8 @@
 
 Which stages to compare follows from the recipe's graph: each with the nearest measured stage it was
 trained from, and an RL stage also with its controls, the other measured stages trained from there
-(more fine-tuning of equal tokens; moderate problems instead of hard ones).
+(more fine-tuning of equal tokens; moderate problems instead of hard ones), and with the fine-tuning
+before all RL.
 """
 
 import math
@@ -57,7 +58,21 @@ def pairs(recipe: Recipe, measured: Sequence[str]) -> list[Pair]:
                 for other in others
                 if bases[other.name] == base and _controls(stage, other)
             ]
+            found += _over_cold_start(stage, base, shown, bases)
     return found
+
+
+def _over_cold_start(
+    stage: Rl, base: str | None, shown: Sequence[Trained], bases: Mapping[str, str | None]
+) -> list[Pair]:
+    """Compare RL that follows other RL with the fine-tuning before all of it, and more of that."""
+    by_name = {one.name: one for one in shown}
+    if not isinstance(by_name.get(base or ""), Rl):
+        return []  # the comparisons above are with it already
+    while base is not None and isinstance(by_name[base], Rl):
+        base = bases[base]
+    more = [one.name for one in shown if bases[one.name] == base and not isinstance(one, Rl)]
+    return [_pair(stage, name) for name in ([base] if base else []) + more]
 
 
 def gains(runs: Mapping[str, Figures], wanted: Sequence[Pair]) -> list[Gain]:

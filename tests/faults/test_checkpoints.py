@@ -155,16 +155,16 @@ def test_a_config_with_any_value_in_any_field_is_refused_or_runs(etude, harmed):
     """Every field; and `etude show`, which reads the file without the weights, says the same."""
     told = json.loads((harmed / "config.json").read_text())
     flat = {name: told.get(name) for name in told if name not in ("rope_parameters", "rope_scaling")}
-    refused = 0
+    rng, refused = random.Random(0), 0
     for field in FIELDS:
-        for value in WRONG:
+        for value in rng.sample(WRONG, 5):
             (harmed / "config.json").write_text(json.dumps(flat | {field: value}))
             loads = answered(harmed)
             refused += not loads
             shown = etude("show", harmed)
             assert "Traceback" not in shown.err and shown.code in (0, 2)
             assert not loads or shown.code == 0, (field, value)
-    assert len(FIELDS) * len(WRONG) * 0.3 < refused < len(FIELDS) * len(WRONG)
+    assert len(FIELDS) * 5 * 0.3 < refused < len(FIELDS) * 5
 
 
 def test_the_chat_refuses_a_damaged_checkpoint_with_one_line(etude, copy):
