@@ -93,7 +93,8 @@ def train(
 
 def _run(shop: "Workshop", stage: Stage, identity: str) -> None:
     began = time.monotonic()
-    if shop.ranks.main:  # figures of what stood here before are not this stage's
+    before = _identity(shop.folder, stage)
+    if shop.ranks.main and before not in (None, identity):  # figures of another stage of this name
         (shop.folder / "evals" / f"{stage.name}.json").unlink(missing_ok=True)
     result = shop.run(stage)
     if shop.ranks.main:
@@ -133,14 +134,17 @@ def _known(recipe: Recipe, until: str | None) -> None:
 
 
 def _finished(folder: Path, stage: Stage, identity: str) -> bool:
-    home = folder / "stages" / stage.name
-    path = home / "done.json"
+    checkpoint = folder / "stages" / stage.name / "checkpoint" / "config.json"
+    return _identity(folder, stage) == identity and (isinstance(stage, Eval) or checkpoint.exists())
+
+
+def _identity(folder: Path, stage: Stage) -> str | None:
+    """Return what a stage was when it was last finished here."""
+    path = folder / "stages" / stage.name / "done.json"
     done = read_json(path) if path.exists() else {}
     if not isinstance(done, dict):
         raise EtudeError(str(path), "is damaged", do="delete it, and the stage runs again")
-    if done.get("identity") != identity:
-        return False
-    return isinstance(stage, Eval) or (home / "checkpoint" / "config.json").exists()
+    return done.get("identity")
 
 
 def _tell(folder: Path, recipe: Recipe, again: str, *, as_json: bool) -> None:

@@ -115,7 +115,7 @@ def test_rl_is_compared_with_its_controls_and_with_the_nearest_measured_start(tm
     chain = RECIPE.replace("from: sft, steps: 1, environments: [{name: rev}], name: rl,", LAST)
     folder = write(tmp_path, {stage: [row(value)] for stage, value in values.items()}, chain)
     assert [label for (label, *_), _ in gained_of(folder) if label.startswith("rl over")] == [
-        "rl over rl_moderate"
+        *("rl over rl_moderate", "rl over sft", "rl over sft_more")
     ]
 
 

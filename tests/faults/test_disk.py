@@ -107,7 +107,7 @@ def test_a_lock_is_held_where_not_one_byte_can_be_written(tmp_path, monkeypatch)
 
 
 def test_an_error_of_a_finished_stage_costs_the_later_ones_only(etude, recipe, copy):
-    """The weights a later stage starts from are gone; the error names them, and what is done stays."""
+    """The weights a later stage starts from are gone: the error names them, the rest stays."""
     (copy / "stages" / "midtrain" / "checkpoint" / "model.safetensors").unlink()
     command = ("train", recipe, "sft.tokens=700", "--out", copy)
     told = etude(*command).error(code=2)
