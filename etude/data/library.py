@@ -122,7 +122,7 @@ class Library:
             rows = self._rows(tokenizer, name, fim)
             TokenSet.write(folder, rows, tokenizer.vocab_size)
         found = TokenSet.open(folder)
-        if not len(found):
+        if not (found.lengths > 1).any():  # the first token of a document is no target
             raise EtudeError(f"set {name}", "has no document", do="leave it out of the mixture")
         return found
 

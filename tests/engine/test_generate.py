@@ -62,7 +62,7 @@ def test_logp_is_that_of_a_forward_pass_over_the_whole_row(model, temperature):
         with torch.no_grad():
             logits = model(whole)[0, len(prompt) - 1 : -1] / (temperature or 1.0)
         expected = logits.log_softmax(-1).gather(1, whole[0, len(prompt) :, None])[:, 0]
-        # float32, measured 2e-6; the wrong position or temperature moves 0.1 or more
+        # float32; the wrong position or temperature moves 0.1 or more
         torch.testing.assert_close(torch.tensor(made.logp), expected, atol=2e-5, rtol=0)
 
 

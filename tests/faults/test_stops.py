@@ -28,31 +28,29 @@ def same(one, other, stages=STAGES):
     return all(read_json(one / "evals" / t) == read_json(other / "evals" / t) for t in tables)
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "etude.opening.new_tokenizer",
-        "etude.workshop.RolloutSource",
-        "etude.workshop.evaluate",
-        "etude.evals.page.write_report",
-    ],
-)
+MOMENTS = [
+    "etude.opening.new_tokenizer",
+    "etude.opening.settle",
+    "etude.workshop.sft",
+    "etude.workshop.RolloutSource",
+    "etude.workshop.collect",
+    "etude.workshop.evaluate",
+    "etude.evals.page.write_report",
+]
+
+
 def test_ctrl_c_outside_of_training_ends_with_130_and_nothing_is_lost(
-    etude, recipe, whole, tmp_path, monkeypatch, moment
+    etude, recipe, whole, tmp_path, monkeypatch
 ):
+    """One run, stopped at one moment after the other."""
     monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
-    pressed = []
-
-    def press(*_, **__):
-        pressed.append(moment)
-        signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(moment, press)
-        done = etude("train", recipe, "--out", "run")
-    assert pressed and done.code == 130
-    assert done.err.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
-    assert "Traceback" not in done.err and not rest(tmp_path)
+    for moment in MOMENTS:
+        with monkeypatch.context() as patch:
+            patch.setattr(moment, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+            done = etude("train", recipe, "--out", "run")
+        assert done.code == 130, moment
+        assert done.err.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
+        assert "Traceback" not in done.err and not rest(tmp_path)
     assert etude("train", recipe, "--out", "run").code == 0
     assert same(tmp_path / "run", whole)
 

@@ -9,8 +9,8 @@ import torch
 
 import etude as library
 from etude.data.tools import TOOLS, Tool
+from etude.rl.sampler import Completion
 from etude.train.objective import NextToken
-from tests.rl.fakes import Scripted
 from tests.test_run import WHOLE
 
 CALL = "\n<tool_call>calculator\n<arg_key>expression</arg_key>\n<arg_value>1+1</arg_value>\n"
@@ -82,6 +82,19 @@ def test_a_stop_among_steps_that_are_not_finite_keeps_the_state_before_them(
     assert [path.name for path in Path("run/stages/pretrain/state").glob("step-*")] == ["step-2"]
 
 
+class Calls:
+    """A sampler that calls the calculator and nothing else."""
+
+    def __init__(self, model, **_):
+        self.ids = model.published.tokenizer.encode(CALL, special=True)
+
+    async def sample(self, prompts, params):
+        return [Completion(self.ids, [-0.5] * len(self.ids), "stop", 0) for _ in prompts]
+
+    async def update(self, weights, version):
+        pass
+
+
 def failing(expression: str) -> str:
     raise ValueError("out of order")
 
@@ -95,10 +108,6 @@ def hanging(expression: str) -> str:
 def test_a_tool_that_raises_or_hangs_costs_its_attempts_and_not_the_run(
     etude, recipe, monkeypatch, function
 ):
-    class Calls(Scripted):
-        def __init__(self, model, **_):
-            super().__init__(lambda text, seed: CALL)
-
     schema = TOOLS["calculator"]({}).parameters
     broken = Tool("calculator", "out of order", schema, function)
     monkeypatch.setitem(TOOLS, "calculator", lambda pages: broken)
@@ -127,8 +136,7 @@ def test_a_set_without_a_document_is_named(etude, recipe, tmp_path, name, conten
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / name).write_text(content)
     override = "pretrain.data.mix={'folder:texts': 1}"
-    error = etude("train", recipe, override, "--out", "run")
-    assert told in error.error(error.code or 2)
+    assert told in etude("train", recipe, override, "--out", "run").error(code=2)
 
 
 @pytest.mark.parametrize(
