@@ -1,7 +1,6 @@
 """What goes wrong while a run trains: losses that are not finite, tools that fail, no data."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -118,8 +117,6 @@ def test_a_tool_that_raises_or_hangs_costs_its_attempts_and_not_the_run(
     assert done.code == 0, done.err
     [step] = lines("run", "rl")
     assert (step["failed"], step["reward"]) == (1.0, 0.0)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # no worker is left
 
 
 EMPTY = [
