@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from etude.errors import EtudeError
 from etude.nn.context import Context
 from etude.nn.decoder import Decoder
 from etude.parallel.mesh import Ranks
@@ -29,8 +30,15 @@ def shard(model: Decoder, ranks: Ranks, *, dtype: torch.dtype = torch.float32) -
 
     Returns:
         The same object.
+
+    Raises:
+        EtudeError: another dtype than float32 without a mesh, whose shards would hold its copies.
     """
     if ranks.mesh is None:
+        if dtype != torch.float32:
+            kind = str(dtype).removeprefix("torch.")
+            found = f"{kind}, but one process on a CPU multiplies in float32"
+            raise EtudeError("dtype", found, do="leave it at auto, or train on a GPU")
         return model.to(ranks.device)
     if isinstance(model, FSDPModule):
         return model

@@ -43,6 +43,11 @@ def test_without_a_mesh_a_model_stays_as_it_is():
     assert whole(model, Ranks()).keys() == model.state_dict().keys()
 
 
+def test_products_in_a_dtype_that_one_process_on_a_cpu_would_not_give_are_refused():
+    with pytest.raises(EtudeError, match="dtype: bfloat16, but one process on a CPU"):
+        shard(tiny.model(), Ranks(), dtype=torch.bfloat16)
+
+
 class Pair(Ranks):
     """Two ranks, of which the other brought one micro-batch more."""
 
