@@ -31,13 +31,17 @@ def complete(model: Decoder, prompts: Any, **how: Any) -> Any:
         The new ids of each prompt, or its new text without the token that ended it.
 
     Raises:
-        EtudeError: strings without a tokenizer, or what `engine.generate.generate` refuses.
+        EtudeError: strings without a tokenizer, ids that stand in no row, or what
+            `engine.generate.generate` refuses.
     """
     if isinstance(prompts, str):
         return complete(model, [prompts], **how)[0]
     if len(prompts) and isinstance(prompts[0], str):
         return _text(model, prompts, **how)
-    rows = [[int(id) for id in prompt] for prompt in prompts]
+    try:
+        rows = [[int(id) for id in prompt] for prompt in prompts]
+    except TypeError as error:
+        raise EtudeError("prompts", "are not rows of ids", "a list of ids per prompt") from error
     return [done.tokens for done in generate(model, rows, **how)]
 
 

@@ -19,7 +19,8 @@ from etude.nn.decoder import Decoder
 from etude.ops.sample import sample
 from etude.typing import Bool, Float, Int, Tensor
 
-LOGITS = 2**26  # most logits a prompt chunk may make: 256 MB
+# logits of a prompt chunk: 256 MB, unless 16 tokens of each row already make more
+LOGITS = 2**26
 ROWS = 256  # rows decoded together; on two CPU cores more rows give no more tokens a second
 
 

@@ -144,6 +144,13 @@ def test_a_row_ends_where_the_model_does(model):
     assert (len(row.tokens), row.finish, len(other.tokens)) == (3, "length", 10)
 
 
+def test_a_row_that_ended_at_the_end_of_the_model_does_not_hold_up_the_many_beside_it(model):
+    prompts = [[1] * 61, [4], [5], [6], [7]]  # four of five go on: the batch is not packed for one
+    made = engine.generate(model, prompts, max_tokens=10)
+    assert [len(row.tokens) for row in made] == [3, 10, 10, 10, 10]
+    assert made[1].tokens == slow(model, [4], 10)
+
+
 @pytest.mark.parametrize(
     ("prompts", "told"),
     [
@@ -180,12 +187,16 @@ def test_the_public_function_takes_and_gives_lists_of_ids(model):
     assert etude.generate(model, torch.tensor([PROMPTS[0]]), max_tokens=4) == expected[:1]
     with pytest.raises(EtudeError, match="no tokenizer"):
         etude.generate(model, ["text"], max_tokens=4)
+    for flat in ([1, 2, 3], torch.tensor([1, 2, 3])):
+        with pytest.raises(EtudeError, match="prompts: are not rows of ids"):
+            etude.generate(model, flat, max_tokens=4)
 
 
 class Letters:
-    """A tokenizer of single letters; id 0 ends a text."""
+    """A tokenizer of single letters."""
 
-    stop_ids = (0,)
+    def __init__(self, *stop_ids):
+        self.stop_ids = stop_ids
 
     def encode(self, text):
         return [ord(c) - 96 for c in text]
@@ -197,12 +208,13 @@ class Letters:
 def test_text_goes_in_and_out_where_there_is_a_tokenizer(model):
     published = model.published
     try:
-        model.published = type(published)(published.family, published.config, None, Letters())
         ids = slow(model, [1, 2, 3], 5)
-        expected = Letters().decode(ids[: ids.index(0)] if 0 in ids else ids)
+        words = Letters(ids[3])
+        model.published = type(published)(published.family, published.config, None, words)
+        expected = words.decode(ids[: ids.index(ids[3])])
         assert etude.generate(model, "abc", max_tokens=5) == expected
         assert etude.generate(model, ["abc"], max_tokens=5) == [expected]
         kept = etude.generate(model, "abc", max_tokens=5, stop={ids[1]})
-        assert kept == Letters().decode(ids[: ids.index(ids[1])])
+        assert kept == words.decode(ids[: ids.index(ids[1])])
     finally:
         model.published = published
