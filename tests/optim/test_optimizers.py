@@ -145,6 +145,18 @@ def test_optimizers_share_one_factor_and_keep_their_own_peaks():
     assert list(one.members) == ["adamw"] and len(one.params) == 7
 
 
+def test_every_number_of_a_description_reaches_its_optimizer():
+    shared = {"betas": (0.8, 0.9), "eps": 1e-7, "weight_decay": 0.2}
+    own = {"momentum": 0.9, "nesterov": False, "steps": 3, "rms": 0.3}
+    for spec in (parts.Muon(**own, **shared), parts.AdamW(**shared)):
+        members = build.optimizers(Small(), spec).members
+        found = {name: optimizer.param_groups[0] for name, (optimizer, _) in members.items()}
+        assert {name: found["adamw"][name] for name in shared} == shared
+        if isinstance(spec, parts.Muon):
+            told = own | {"weight_decay": 0.2}
+            assert {name: found["muon"][name] for name in told} == told
+
+
 @pytest.mark.parametrize("spec", [parts.Muon(), parts.AdamW()])
 def test_a_restored_state_continues_bit_for_bit(spec):
     def run(model, optimizers, steps):

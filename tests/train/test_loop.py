@@ -1,7 +1,7 @@
 """One step: what it divides by, what it moves, what it leaves alone."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def weights(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def gradients(subject, micros):
+def gradients(subject, micros, progress=None):
     """Gradients that one step hands to the optimizers."""
     kept = {}
 
@@ -38,7 +38,7 @@ def gradients(subject, micros):
         )
 
     subject.optimizers.step = keep
-    values = subject.step(micros, Progress(1000))
+    values = subject.step(micros, progress or Progress(1000))
     return kept, values
 
 
@@ -89,6 +89,40 @@ def test_the_bias_moves_against_the_load_of_the_whole_step():
         assert fullest == pytest.approx(float(balance.violation(load)), abs=1e-3)
 
 
+def test_rate_extra_weight_and_bias_step_are_those_of_the_tokens_seen():
+    balanced = parts.Balance(bias_rate=1e-2, bias_until=150, sequence_weight=0.0)
+    spec, whole = tiny.spec(balance=balanced, clip=1e9), tiny.rows(0, 4)
+    found = []
+    for seen in (0, 200):
+        subject = trainer(spec)
+        grads, values = gradients(subject, [whole], Progress(1000, tokens=seen))
+        bias = torch.cat([router.bias for _, router in subject.model.routers()])
+        found.append((values["lr"], grads["mtp.join.weight"], bias.abs().max().item()))
+    (early, heavy, moved), (late, light, still) = found
+    assert early == pytest.approx(1e-2 * int((whole.segments > 0).sum()) / 100)  # of the warm-up
+    assert late == pytest.approx(1e-2 * (0.1 + 0.9 * (1 + math.cos(math.pi / 9)) / 2))
+    torch.testing.assert_close(heavy, 3 * light)  # 0.3, and 0.1 after 150 tokens
+    assert moved == pytest.approx(1e-2) and still == 0
+
+
+@dataclass(frozen=True)
+class Warm(tiny.Rows):
+    """Rows that were sampled at a temperature."""
+
+    temperature: float = 2.0
+
+
+def test_rows_are_scored_at_the_temperature_they_were_sampled_at():
+    rows = tiny.rows(0, 4)
+    scores = tiny.model()(
+        rows.ids, segments=rows.segments, pos=rows.pos, labels=rows.labels, temperature=2.0
+    )
+    values = trainer().step([Warm(**vars(rows))], Progress(1000))
+    assert values["loss"] == pytest.approx(-scores.logp.sum().item() / rows.tokens, abs=1e-5)
+    plain = trainer().step([rows], Progress(1000))
+    assert abs(plain["loss"] - values["loss"]) > 1e-3
+
+
 def test_a_resting_bias_and_an_unweighted_extra_layer_stand_still():
     spec = tiny.spec(mtp=parts.Mtp(weight=0.0), balance=parts.Balance(bias_rate=0.0))
     subject = trainer(spec)
@@ -102,31 +136,42 @@ def test_a_resting_bias_and_an_unweighted_extra_layer_stand_still():
 
 
 class Poisoned(NextToken):
-    """Not finite at the steps named."""
+    """Not finite at the steps named; with `slope` the loss is, and its gradient is not."""
 
-    def __init__(self, at):
+    def __init__(self, at, *, slope=False):
         super().__init__()
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "calls", 0)
+        object.__setattr__(self, "slope", slope)
 
     def __call__(self, scores, micro):
         loss, seen = super().__call__(scores, micro)
         object.__setattr__(self, "calls", self.calls + 1)
-        return (loss * math.nan if self.calls in self.at else loss), seen
+        if self.calls not in self.at:
+            return loss, seen
+        return (loss + (loss * 0).sqrt() if self.slope else loss * math.nan), seen
 
 
-def test_a_step_that_is_not_finite_is_skipped_counted_and_leaves_no_trace():
-    subject = trainer(objective=Poisoned({2}))
+@pytest.mark.parametrize("slope", [False, True])
+def test_a_step_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(slope):
+    subject = trainer(objective=Poisoned({2}, slope=slope))
     progress = Progress(10_000)
     subject.step([tiny.rows(0, 4)], progress)
     before = weights(subject.model)
     state = {name: tensor.clone() for name, tensor in subject.optimizers.state().items()}
     values = subject.step([tiny.rows(1, 4)], progress)
-    assert math.isnan(values["loss"]) and values["skipped"] == progress.streak == 1
+    assert math.isnan(values["grad_norm"]) and math.isfinite(values["loss"]) == slope
+    assert values["skipped"] == progress.streak == 1
     assert all(tensor.equal(before[name]) for name, tensor in subject.model.state_dict().items())
     assert all(tensor.equal(state[name]) for name, tensor in subject.optimizers.state().items())
     subject.step([tiny.rows(2, 4)], progress)
     assert (progress.step, progress.skipped, progress.streak) == (3, 1, 0)
+
+
+def test_a_stage_does_not_end_on_a_step_that_was_skipped():
+    progress = Progress(1)
+    train(trainer(objective=Poisoned({1})), tiny.Fixed(), progress, after=lambda values: False)
+    assert (progress.step, progress.skipped, progress.streak) == (2, 1, 0)
 
 
 def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run():

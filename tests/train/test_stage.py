@@ -102,6 +102,18 @@ def test_global_random_numbers_go_on_where_they_were(tmp_path):
     assert_same(tmp_path / "cut", tmp_path / "straight")
 
 
+def test_a_stage_goes_on_with_as_many_threads_as_it_had(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):  # sums over other threads round differently
+            torch.set_num_threads(threads)
+            with pytest.raises(Stopped):
+                run(tmp_path, interrupt=lambda: True)
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 class Breaks(tiny.Fixed):
     """Raises in the middle of a step, once."""
 
@@ -158,6 +170,18 @@ def test_a_state_of_other_settings_is_dropped_but_not_for_another_cut(tmp_path):
     assert len(said) == 1 and "starts anew" in said[0]
     steps = [line["step"] for line in read(tmp_path / "metrics.jsonl")]
     assert steps == list(range(1, 10))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"total": 500}, {"key": "other data"}])
+def test_a_state_made_from_something_else_is_dropped(tmp_path, change):
+    said = []
+    log = Log(tmp_path, console="quiet")
+    log.console.say = said.append
+    with pytest.raises(Stopped):
+        run(tmp_path, interrupt=after_steps(2))
+    with pytest.raises(Stopped, match="stopped after step 1 "):
+        run(tmp_path, log=log, interrupt=lambda: True, **change)
+    assert len(said) == 1 and "starts anew" in said[0]
 
 
 def test_a_stage_stopped_with_one_cut_goes_on_with_another(reference, tmp_path):
@@ -224,7 +248,7 @@ def test_a_run_that_diverged_keeps_the_last_state_that_was_good(tmp_path):
     with pytest.raises(EtudeError, match="not finite in 10 steps in a row, up to step 14"):
         run_stage(tiny.spec(), tiny.model(), tiny.Fixed(), Diverges(), stage, **options)
     latest = json.loads((stage / "state" / "latest.json").read_text())
-    assert latest["progress"]["step"] - latest["progress"]["streak"] == 4
+    assert (latest["progress"]["step"], latest["progress"]["streak"]) == (4, 0)
     assert all(line["loss"] is None for line in read_steps(tmp_path)[4:])
 
 
