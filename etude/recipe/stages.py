@@ -167,6 +167,7 @@ class Eval:
     """Measure stages on held-out documents and problems, and write the table.
 
     Args:
+        name: how overrides and folders address it.
         of: stages measured; `model` = the untrained start.
         probes: task family -> how it is asked.
         items: held-out problems per family, level and mode.

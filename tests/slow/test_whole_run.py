@@ -37,7 +37,6 @@ LEARNS = [
     "unify.tokens=1200",
     "save_every=2",
 ]
-ADAMW = [f"{stage}.optimizer={{kind: adamw, learning_rate: 5e-3}}" for stage in STAGES]
 
 
 class Run:
@@ -180,7 +179,7 @@ def test_a_request_to_stop_says_how_to_go_on_and_ends_with_the_code_of_its_signa
 
 def test_two_runs_in_one_folder_are_refused_and_the_first_goes_on(recipe, tmp_path):
     out = tmp_path / "shared"
-    first = Run(recipe, out, overrides=["pretrain.tokens=100k", "--until", "pretrain"])
+    first = Run(recipe, out, overrides=["pretrain.tokens=40k", "--until", "pretrain"])
     assert first.reaches("pretrain  ")
     second = Run(recipe, out, overrides=["pretrain.tokens=200k"])
     assert second.ends() == 1
@@ -189,31 +188,39 @@ def test_two_runs_in_one_folder_are_refused_and_the_first_goes_on(recipe, tmp_pa
     assert first.ends() == 0, first.said
 
 
+BOUND = 5e-4
+# few steps: what rounding there is in a gradient of few tokens, an orthogonal or sign-like step
+# makes a thousand times larger, and a longer run ends elsewhere, in other choices of experts
+SHORT = [
+    "sft.data.tasks={instruct: {}}",
+    "sft.tokens=2000",
+    "rl.environments=[{name: instruct}]",
+    "rl.rollout={prompts: 12, per_prompt: 64, max_tokens: 12}",
+    "rl.steps=4",
+]
+ADAMW = [f"{stage}.optimizer={{kind: adamw, learning_rate: 3e-3}}" for stage in STAGES]
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("optimizer", [[], ADAMW], ids=["muon", "adamw"])
-def test_two_ranks_run_every_stage_as_one_does(recipe, whole, tmp_path, optimizer):
-    """Sharded sums round elsewhere: a lost rank moves weights by 1e-2 and losses by 1e-1.
-
-    Sampling draws from probabilities that differ in the last bits, so that now and then another
-    token is drawn: stages behind the first such draw are compared by what they are, not by value.
-    """
-    one = tmp_path / "one" if optimizer else whole
-    if optimizer:
-        assert Run(recipe, one, overrides=LEARNS + optimizer).ends() == 0
-    run = Run(recipe, tmp_path / "two", ranks=2, overrides=LEARNS + optimizer)
-    assert run.ends() == 0, run.said
-    for stage in ("pretrain", "midtrain", "sft"):
-        moved = furthest(one, tmp_path / "two", stage)
+def test_two_ranks_run_every_stage_as_one_does(recipe, tmp_path, optimizer):
+    """Measured: losses 1e-6, weights 3e-5 with Muon and 7e-5 with AdamW; a lost rank moves 1e-2."""
+    for ranks in (1, 2):
+        run = Run(recipe, tmp_path / str(ranks), ranks=ranks, overrides=SHORT + optimizer)
+        assert run.ends() == 0, run.said
+    learned = 0
+    for stage in STAGES:
+        moved = furthest(tmp_path / "1", tmp_path / "2", stage)
         assert moved < BOUND, (stage, moved)
-        for ours, theirs in zip(lines(tmp_path / "two", stage), lines(one, stage), strict=True):
-            assert ours["loss"] == pytest.approx(theirs["loss"], abs=BOUND)
-            assert ours["tokens"] == theirs["tokens"]
-    about = read_json(tmp_path / "two" / "run.json")
-    assert [row["status"] for row in about["stages"]] == ["done"] * 6
-    assert len(lines(tmp_path / "two", "rl")) == 8
-
-
-BOUND = 1e-4
+        for one, two in zip(*(lines(tmp_path / n, stage) for n in "12"), strict=True):
+            assert one["tokens"] == two["tokens"] and one.get("reward") == two.get("reward")
+            for name in ("loss", "mtp_loss", "grad_norm"):
+                assert one.get(name) == pytest.approx(two.get(name), abs=1e-5), (stage, name)
+            learned += stage == "rl" and "loss" in one
+    assert learned >= 2 or optimizer  # an untrained policy earns enough to learn from with Muon
+    for n in "12":
+        about = read_json(tmp_path / n / "run.json")
+        assert [row["status"] for row in about["stages"]] == ["done"] * 6
 
 
 @pytest.mark.timeout(900)
