@@ -21,7 +21,8 @@ class Router(nn.Module):
         super().__init__()
         self.arch, self.active = op.router, op.active
         self.weight = nn.Parameter(torch.empty(op.experts, dim))
-        self.register_buffer("bias", torch.zeros(op.experts) if op.router.bias else None)
+        zeros = torch.zeros(op.experts, dtype=torch.float32)  # whatever the default dtype is
+        self.register_buffer("bias", zeros if op.router.bias else None)
 
     def forward(self, x: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N E"], Int[Tensor, "N A"]]:
         """Return the scores without bias, and the chosen experts."""

@@ -76,3 +76,18 @@ def test_a_meta_model_can_be_given_memory():
     direct = initialise(build.decoder(glm45.arch(glm45.SIZES["mini"])), seed=4)
     for a, b in zip(model.state_dict().values(), direct.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_selection_bias_is_float32_under_any_default_dtype():
+    """At bfloat16 a bias near 7 has 8 levels, and most tokens would go to other experts."""
+    router = arch.Router(score="sigmoid", bias=True)
+    sparse = arch.MoE(expert=arch.MLP(hidden=4), experts=4, active=2, router=router)
+    model = arch.Decoder(dim=8, vocab=16, layers=((arch.Residual(sparse),),))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        made = build.decoder(model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    kinds = {name: tensor.dtype for name, tensor in made.state_dict().items()}
+    assert kinds.pop("layers.0.ffn.op.router.bias") == torch.float32
+    assert set(kinds.values()) == {torch.bfloat16}
