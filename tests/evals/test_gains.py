@@ -54,6 +54,8 @@ def test_rl_is_held_against_more_fine_tuning_from_where_it_began_too():
 def test_hard_problems_are_held_against_moderate_ones_and_not_the_reverse():
     found = compared((BASE, SFT, RL, HARDER), ["sft", "rl", "harder"])
     assert "harder>rl" in found and "rl>harder" not in found
+    twin = RL | {"name": "twin"}
+    assert "twin>rl" not in compared((BASE, SFT, RL, twin), ["sft", "rl", "twin"])
 
 
 def test_each_kind_of_stage_is_judged_by_what_it_trains():

@@ -1,6 +1,8 @@
 """What goes wrong while a run trains: losses that are not finite, tools that fail, no data."""
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,16 @@ class Calls:
         pass
 
 
+def children():
+    """Processes that this one has started and not seen end."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile
+            parent = (place / "stat").read_text().rpartition(")")[2].split()[1]
+            found |= {place.name} if int(parent) == os.getpid() else set()
+    return found
+
+
 def failing(expression: str) -> str:
     raise ValueError("out of order")
 
@@ -113,10 +125,12 @@ def test_a_tool_that_raises_or_hangs_costs_its_attempts_and_not_the_run(
     monkeypatch.setattr("etude.rl.source.LocalSampler", Calls)
     overrides = ["rl.environments=[{name: calc, turns: 2}]", "rl.rollout.tool_seconds=0.1"]
     overrides += ["rl.rollout.max_tokens=200", "rl.steps=1", "rl.from=model"]
+    before = children()
     done = etude("train", recipe, *overrides, "--until", "rl", "--out", "run")
     assert done.code == 0, done.err
     [step] = lines("run", "rl")
     assert (step["failed"], step["reward"]) == (1.0, 0.0)
+    assert children() <= before  # no worker outlives the stage
 
 
 EMPTY = [

@@ -24,11 +24,12 @@ from tests.test_run import WHOLE
 pytestmark = pytest.mark.slow
 STAGES = ("pretrain", "midtrain", "sft", "rl", "unify")
 LEARNS = [
-    "pretrain.tokens=3000",
+    "pretrain.tokens=6000",
+    "midtrain.tokens=6000",
     "sft.data.tasks={instruct: {}}",
-    "sft.tokens=6000",
+    "sft.tokens=12k",
     "rl.environments=[{name: instruct}]",
-    "rl.rollout={prompts: 8, per_prompt: 16, max_tokens: 12}",
+    "rl.rollout={prompts: 12, per_prompt: 32, max_tokens: 12}",
     "rl.steps=8",
     "unify.samples_of=[{stage: rl, tasks: {instruct: {}}, thinking: 0}]",
     "unify.prompts=32",
@@ -118,7 +119,7 @@ def whole(recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "whole"
     run = Run(recipe, out)
     assert run.ends() == 0, run.said
-    assert sum("loss" in line for line in lines(out, "rl")) >= 4
+    assert sum("loss" in line for line in lines(out, "rl")) >= 2
     assert read_json(out / "stages" / "unify" / "done.json")["kept"]["rl"]["kept"] > 0
     return out
 
@@ -129,10 +130,12 @@ def test_a_run_killed_in_every_stage_ends_bit_identical(recipe, whole, tmp_path,
     out, rng = tmp_path / "killed", random.Random(seed)
     kills = []
     for name in ("tokenizer", *STAGES, "eval"):
-        for _ in range(2):
+        for _ in range(3):
+            if (out / "stages" / name / "done.json").exists():
+                break
             run = Run(recipe, out)
-            if run.reaches(f"{name} (" if name != "tokenizer" else "tokenizer"):
-                time.sleep(rng.uniform(0, 0.35))
+            if run.reaches("tokenizer" if name == "tokenizer" else f"{name} ("):
+                time.sleep(rng.uniform(0, 0.25))
                 kills.append(name)
             assert run.stop(signal.SIGKILL) in (-signal.SIGKILL, 0)
     run = Run(recipe, out)
