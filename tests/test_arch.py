@@ -81,9 +81,11 @@ def test_the_cache_takes_368_kib_a_token():
 def test_memory_grows_with_weights_states_and_tokens():
     weights = (2_849_024 + 535_616) * 4
     none = arch.memory(TINY, 0)
-    assert none == 4 * weights  # weight, gradient, two states of AdamW
-    assert arch.memory(TINY, 0, states=1) == 3 * weights
-    assert arch.memory(TINY, 2000) > arch.memory(TINY, 1000) > none
+    assert arch.held(TINY) == 4 * weights  # weight, gradient, two states of AdamW
+    assert arch.held(TINY, states=1) == 3 * weights
+    assert none == 6 * weights  # and what the step of AdamW needs in passing
+    assert arch.memory(TINY, 20_000) > arch.memory(TINY, 10_000) > none
+    assert arch.memory(TINY, 20_000) == arch.held(TINY) + arch.activations(TINY, 20_000)
 
 
 def test_a_description_survives_json():

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from etude import show
-from etude.models import glm45
+from etude.models import glm45, nemotron3
 
 PAGES = {size: show.page(size, glm45.arch(hf)) for size, hf in glm45.SIZES.items()}
 
@@ -29,6 +29,15 @@ def test_layers_are_run_length_encoded():
 def test_what_stood_before_is_not_repeated():
     assert PAGES["full"].count("op.q.weight") == 1
     assert "mixer  as in layers 0-2" in PAGES["full"]
+
+
+def test_layers_that_alternate_are_told_by_the_number_of_the_first_of_their_kind():
+    lines = show.page("x", nemotron3.arch(nemotron3.SIZES["nano"])).splitlines()
+    at = lines.index("layers 6-51   in turn as layers")
+    assert lines[at + 1].split() == [*("1 0 1 0 1 0 5 " * 4).split(), *lines[at + 1].split()[28:]]
+    assert lines[at + 1].endswith(" 1 0 1 0 5 1 0 1 0 1 0 1 0 1")
+    assert len(lines[at + 1].split()) == 46
+    assert len(lines) < 70
 
 
 def test_shapes_and_the_float32_buffer_are_shown():

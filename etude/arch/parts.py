@@ -1,125 +1,73 @@
 """The parts of a description: small frozen classes, each with only its own fields."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from etude.arch.mixers import MIXERS, MLA, Attention, Lightning, Mamba2
+from etude.arch.rules import FORBID, require
 from etude.errors import EtudeError
 
-_FORBID = ConfigDict(extra="forbid")
 
-
-def _require(holds: bool, where: str, found: str, expected: str) -> None:
-    if not holds:
-        raise EtudeError(where, found, expected)
-
-
-@dataclass(frozen=True, slots=True, config=_FORBID)
+@dataclass(frozen=True, slots=True, config=FORBID)
 class Norm:
-    """Root-mean-square norm, cast back to the input's dtype before the weight multiplies."""
+    """Root-mean-square norm.
+
+    cast="before" returns to the input's dtype before the weight multiplies (Llama), "after"
+    multiplies in float32 and casts last; they differ in the last bit of a narrow dtype.
+    """
 
     eps: float = 1e-5
+    cast: Literal["before", "after"] = "before"
     kind: Literal["rms"] = "rms"
 
+    def __post_init__(self) -> None:
+        require(0 <= self.eps < 1, "norm.eps", str(self.eps), "a small number")
 
-@dataclass(frozen=True, slots=True, config=_FORBID)
-class Rope:
-    """Rotary positions on the first `fraction` of each head.
 
-    pairs="half" turns dimension i together with i + width / 2 (GPT-NeoX), never neighbours.
-    """
+@dataclass(frozen=True, slots=True, config=FORBID)
+class LayerNorm:
+    """Mean and variance norm with a gain and a bias."""
 
-    theta: float = 10_000.0
-    fraction: float = 1.0
-    pairs: Literal["half"] = "half"
+    eps: float = 1e-5
+    kind: Literal["layer"] = "layer"
 
     def __post_init__(self) -> None:
-        _require(self.theta > 0, "rope.theta", str(self.theta), "a positive base")
-        _require(0 < self.fraction <= 1, "rope.fraction", str(self.fraction), "a share in (0, 1]")
-
-    @classmethod
-    def read(cls, hf: Mapping[str, Any], *, fraction: float = 1.0) -> "Rope":
-        """Read the flat keys or the `rope_parameters` block of a published config.
-
-        Args:
-            hf: the content of config.json.
-            fraction: share of each head that turns where the file is silent.
-
-        Raises:
-            EtudeError: the file asks for a kind of scaling that this description cannot say.
-        """
-        block = hf.get("rope_parameters") or {}
-        scaling = hf.get("rope_scaling") or {}
-        kind = (
-            block.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-        )
-        _require(kind == "default", "config.json: rope_type", repr(kind), "'default' (no scaling)")
-        share = block.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
-        theta = block.get("rope_theta", hf.get("rope_theta"))
-        return cls(
-            theta=10_000.0 if theta is None else theta,
-            fraction=fraction if share is None else share,
-        )
-
-    def width(self, head_dim: int) -> int:
-        """Return how many dimensions of a head turn."""
-        return int(head_dim * self.fraction)
+        require(0 <= self.eps < 1, "norm.eps", str(self.eps), "a small number")
 
 
-@dataclass(frozen=True, slots=True, config=_FORBID)
-class Attention:
-    """Causal softmax attention with grouped keys and values.
-
-    Query head j reads key/value head j // (heads / kv_heads). `qk_norm` normalises each query and
-    key head before it turns, with one weight vector for all heads and the decoder's eps.
-    """
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    rope: Rope | None = None
-    kind: Literal["attention"] = "attention"
-
-    def __post_init__(self) -> None:
-        sizes = (self.heads, self.kv_heads, self.head_dim)
-        _require(min(sizes) > 0, "attention", f"sizes {sizes}", "positive numbers")
-        _require(
-            self.heads % self.kv_heads == 0,
-            "attention.kv_heads",
-            str(self.kv_heads),
-            f"a divisor of {self.heads} heads",
-        )
-        if self.rope:
-            width = self.rope.width(self.head_dim)
-            found = f"{self.rope.fraction} of head width {self.head_dim} turns {width} dimensions"
-            _require(width > 0 and width % 2 == 0, "rope.fraction", found, "an even number of them")
+AnyNorm = Annotated[Norm | LayerNorm, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True, slots=True, config=_FORBID)
+@dataclass(frozen=True, slots=True, config=FORBID)
 class MLP:
-    """Two-layer feed-forward; gated: down(activation(gate x) * (up x))."""
+    """Two-layer feed-forward; gated: down(activation(gate x) * (up x)).
+
+    "gelu_tanh" is the approximation of GPT-2, "relu2" the square of relu.
+    """
 
     hidden: int
     gated: bool = True
-    activation: Literal["silu", "gelu"] = "silu"
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu2"] = "silu"
+    bias: bool = False
     kind: Literal["mlp"] = "mlp"
 
     def __post_init__(self) -> None:
-        _require(self.hidden > 0, "mlp.hidden", str(self.hidden), "a positive width")
+        require(self.hidden > 0, "mlp.hidden", str(self.hidden), "a positive width")
 
 
-@dataclass(frozen=True, slots=True, config=_FORBID)
+@dataclass(frozen=True, slots=True, config=FORBID)
 class Router:
     """How tokens choose experts.
 
     `bias`: a float32 vector without gradient, added for the choice only and never to the weights.
     `groups`: the experts stand in that many groups, of which the `group_topk` with the best
-    two-expert sums stay eligible. `scale` multiplies after the normalisation.
+    two-expert sums stay eligible. `scale` multiplies after the normalisation. `wide`: the weight is
+    kept in float32 whatever the model's dtype.
     """
 
     score: Literal["sigmoid", "softmax"] = "sigmoid"
@@ -128,10 +76,12 @@ class Router:
     group_topk: int = 1
     normalize: bool = True
     scale: float = 1.0
+    wide: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.groups > 0, "router.groups", str(self.groups), "a positive number")
-        _require(
+        require(math.isfinite(self.scale), "router.scale", str(self.scale), "a number")
+        require(self.groups > 0, "router.groups", str(self.groups), "a positive number")
+        require(
             0 < self.group_topk <= self.groups,
             "router.group_topk",
             str(self.group_topk),
@@ -139,27 +89,38 @@ class Router:
         )
 
 
-@dataclass(frozen=True, slots=True, config=_FORBID)
+@dataclass(frozen=True, slots=True, config=FORBID)
 class MoE:
-    """Routed experts beside an optional shared one that sees every token."""
+    """Routed experts beside an optional shared one that sees every token.
+
+    `latent`: the routed experts work on a projection of that width, projected back after their
+    sum; router and shared expert see the full width (LatentMoE).
+    """
 
     expert: MLP
     experts: int
     active: int
     shared: MLP | None = None
     router: Router = Router()
+    latent: int | None = None
     kind: Literal["moe"] = "moe"
 
     def __post_init__(self) -> None:
         groups = self.router.groups
-        _require(
+        require(
             self.experts % groups == 0,
             "moe.experts",
             str(self.experts),
             f"a multiple of {groups} groups",
         )
+        latent = self.latent
+        require(
+            latent is None or latent > 0, "moe.latent", str(latent), "a positive width, or none"
+        )
+        biased = self.expert.bias or bool(self.shared and self.shared.bias)
+        require(not biased, "moe.expert.bias", "true", "experts without biases")
         eligible = self.experts // groups * self.router.group_topk
-        _require(
+        require(
             0 < self.active <= eligible,
             "moe.active",
             str(self.active),
@@ -167,15 +128,15 @@ class MoE:
         )
         if groups > 1:
             size = self.experts // groups
-            _require(
+            require(
                 size > 1, "router.groups", f"{groups} groups of one expert", "groups of two or more"
             )
 
 
-Op = Annotated[Attention | MLP | MoE, Field(discriminator="kind")]
+Op = Annotated[Attention | MLA | Lightning | Mamba2 | MLP | MoE, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True, slots=True, config=_FORBID)
+@dataclass(frozen=True, slots=True, config=FORBID)
 class Residual:
     """One sublayer and the way it joins the stream.
 
@@ -184,68 +145,103 @@ class Residual:
     """
 
     op: Op
-    norm: Norm | None = None
+    norm: AnyNorm | None = None
     skip: Literal["input", "normed"] = "input"
     alpha: float = 1.0
     beta: float = 1.0
 
+    def __post_init__(self) -> None:
+        finite = math.isfinite(self.alpha) and math.isfinite(self.beta)
+        require(finite, "residual", f"alpha {self.alpha}, beta {self.beta}", "numbers")
+
     @property
     def role(self) -> Literal["mixer", "ffn"]:
         """Name of the sublayer in its layer: what mixes positions, or what works on each alone."""
-        return "mixer" if isinstance(self.op, Attention) else "ffn"
+        return "mixer" if isinstance(self.op, MIXERS) else "ffn"
 
 
 Layer = tuple[Residual, ...]
 
 
-@dataclass(frozen=True, slots=True, config=_FORBID)
+@dataclass(frozen=True, slots=True, config=FORBID)
 class MTP:
     """A block after the trunk that predicts the token after next; depth k chains it k times.
 
-    `carry`: what one step hands the next, the normed hidden (the default) or the raw one. `copies`:
-    published files store the embedding and the head once more beside the block.
+    `start`: what the first step takes of the trunk, its final norm's output or the input of it.
+    `carry`: what one step hands the next, the normed hidden (the default) or the raw one. `first`:
+    which half of the join's input comes first. `copies`: published files store the embedding and
+    the head once more beside the block.
     """
 
     depth: int
     layer: Layer
     carry: Literal["normed", "raw"] = "normed"
+    start: Literal["normed", "raw"] = "normed"
+    first: Literal["embedding", "hidden"] = "embedding"
     copies: bool = True
 
     def __post_init__(self) -> None:
-        _require(self.depth > 0, "mtp.depth", str(self.depth), "1 or more (no block: mtp=None)")
+        require(self.depth > 0, "mtp.depth", str(self.depth), "1 or more (no block: mtp=None)")
 
 
-@dataclass(frozen=True, slots=True, config=_FORBID)
+@dataclass(frozen=True, slots=True, config=FORBID)
+class Init:
+    """First values: matrices normal with `std`, outputs of residual branches times `residual`.
+
+    rule="xavier" draws with std sqrt(2 / (in + out)) instead, and `gain` then multiplies the
+    matrices that DeepNorm scales: values, outputs and feed-forwards (arXiv:2203.00555). `positions`
+    is the standard deviation of a learned table of positions, `std` where it is None.
+    """
+
+    std: float = 0.02
+    residual: float = 1.0
+    rule: Literal["normal", "xavier"] = "normal"
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("std", "residual", "gain"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"init.{name}", str(value), "0 or more")
+
+    positions: float | None = None
+
+
+@dataclass(frozen=True, slots=True, config=FORBID)
 class Decoder:
-    """Embedding, layers, final norm, head and, when given, a multi-token prediction block."""
+    """Embedding, layers, final norm, head and, when given, a multi-token prediction block.
+
+    `norm` is used wherever a part names none. `positions`: rows of a learned table that is added to
+    the embedding; None has no table. `wide_head`: the head's weight is kept and multiplied in
+    float32 whatever the model's dtype.
+    """
 
     dim: int
     vocab: int
     layers: tuple[Layer, ...]
-    norm_eps: float = 1e-5
+    norm: AnyNorm = Norm()
     tied: bool = False
+    positions: int | None = None
+    wide_head: bool = False
     mtp: MTP | None = None
     max_length: int = 131_072
-    init_std: float = 0.02
+    init: Init = Init()
 
     def __post_init__(self) -> None:
         sizes = (self.dim, self.vocab, len(self.layers), self.max_length)
-        _require(
+        require(
             min(sizes) > 0, "decoder", f"dim, vocab, layers, max_length {sizes}", "positive numbers"
         )
+        rows = self.positions
+        enough = rows is None or rows >= self.max_length
+        require(enough, "decoder.positions", str(rows), f"{self.max_length} rows at least")
         for i, layer in enumerate((*self.layers, *([self.mtp.layer] if self.mtp else []))):
             roles = [part.role for part in layer]
-            _require(
+            require(
                 bool(roles) and len(set(roles)) == len(roles),
                 f"layer {i}",
                 str(roles),
                 "at most one of each role",
             )
-
-    @property
-    def norm(self) -> Norm:
-        """The norm used wherever a part names none."""
-        return Norm(eps=self.norm_eps)
 
 
 def reads_config(read: Callable[[dict[str, Any]], Decoder]) -> Callable[[dict[str, Any]], Decoder]:
@@ -261,7 +257,7 @@ def reads_config(read: Callable[[dict[str, Any]], Decoder]) -> Callable[[dict[st
             first = error.errors()[0]
             where = f"{error.title.lower()}.{'.'.join(map(str, first['loc']))}"
             raise EtudeError(f"config.json: {where}", repr(first["input"]), first["msg"]) from error
-        except TypeError as error:
+        except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
             raise EtudeError("config.json", f"a value of the wrong type ({error})") from error
 
     return reader

@@ -1,102 +1,13 @@
-"""What a description stands for: tensors, and the sums over them."""
+"""Sums over a description: parameters, FLOPs, cache and memory."""
 
-from collections.abc import Iterator
-from math import prod
 from typing import NamedTuple
 
-from etude.arch.parts import MLP, Attention, Decoder, Layer, MoE
+from etude.arch.mixers import MIXERS, MLA, Attention, Lightning, Mamba2
+from etude.arch.parts import MLP, Decoder, Layer, MoE, Op
+from etude.arch.tensors import layer_tensors, tensors
 
-
-class Weight(NamedTuple):
-    """One stored tensor, of which the share `used` / `of` works on a token (experts).
-
-    `trained` is false for buffers.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    used: int = 1
-    of: int = 1
-    trained: bool = True
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
-    def active(self) -> int:
-        """Number of elements that work on one token."""
-        return self.size * self.used // self.of
-
-
-def _linear(name: str, wide: int, narrow: int, *, bias: bool = False) -> Iterator[Weight]:
-    yield Weight(f"{name}.weight", (wide, narrow))
-    if bias:
-        yield Weight(f"{name}.bias", (wide,))
-
-
-def _attention(dim: int, op: Attention) -> Iterator[Weight]:
-    width, kv = op.heads * op.head_dim, op.kv_heads * op.head_dim
-    for name, rows in (("q", width), ("k", kv), ("v", kv)):
-        yield from _linear(name, rows, dim, bias=op.qkv_bias)
-    yield from _linear("o", dim, width)
-    if op.qk_norm:
-        yield from (Weight(f"{name}.weight", (op.head_dim,)) for name in ("q_norm", "k_norm"))
-
-
-def _mlp(dim: int, op: MLP) -> Iterator[Weight]:
-    for name in ("gate", "up") if op.gated else ("up",):
-        yield from _linear(name, op.hidden, dim)
-    yield from _linear("down", dim, op.hidden)
-
-
-def _moe(dim: int, op: MoE) -> Iterator[Weight]:
-    yield Weight("router.weight", (op.experts, dim))
-    if op.router.bias:
-        yield Weight("router.bias", (op.experts,), trained=False)
-    for weight in _mlp(dim, op.expert):
-        name = "experts." + weight.name.removesuffix(".weight")
-        yield Weight(name, (op.experts, *weight.shape), op.active, op.experts)
-    if op.shared:
-        yield from _prefixed("shared", _mlp(dim, op.shared))
-
-
-def _prefixed(prefix: str, weights: Iterator[Weight]) -> Iterator[Weight]:
-    return (weight._replace(name=f"{prefix}.{weight.name}") for weight in weights)
-
-
-def _op(dim: int, op: Attention | MLP | MoE) -> Iterator[Weight]:
-    match op:
-        case Attention():
-            return _attention(dim, op)
-        case MLP():
-            return _mlp(dim, op)
-        case MoE():
-            return _moe(dim, op)
-
-
-def _layer(dim: int, layer: Layer) -> Iterator[Weight]:
-    for part in layer:
-        yield Weight(f"{part.role}.norm.weight", (dim,))
-        yield from _prefixed(f"{part.role}.op", _op(dim, part.op))
-
-
-def tensors(decoder: Decoder) -> Iterator[Weight]:
-    """List every tensor of the model under its native name, in the order of the stream."""
-    dim = decoder.dim
-    yield Weight("embed.weight", (decoder.vocab, dim))
-    for i, layer in enumerate(decoder.layers):
-        yield from _prefixed(f"layers.{i}", _layer(dim, layer))
-    yield Weight("norm.weight", (dim,))
-    if not decoder.tied:
-        yield Weight("head.weight", (decoder.vocab, dim))
-    if decoder.mtp:
-        yield Weight("mtp.join.weight", (dim, 2 * dim))
-        yield from (
-            Weight(f"mtp.{name}.weight", (dim,)) for name in ("embed_norm", "hidden_norm", "norm")
-        )
-        yield from _prefixed("mtp.layer", _layer(dim, decoder.mtp.layer))
+BACKWARD = 1.45  # peak of a pass over what it keeps (six structures, 1.3 to 1.5)
+LOGITS = 32 << 20  # bytes of a chunk of float32 logits, see ops.logp
 
 
 class Counts(NamedTuple):
@@ -108,8 +19,8 @@ class Counts(NamedTuple):
         mtp: trained parameters of the MTP block.
         active: parameters of the trunk's body (no embedding, no head) that work on one token.
         active_head: the same with the head.
-        parts: trained parameters by part: embed, attention, mlp, router, experts, shared, norm,
-            head, mtp.
+        parts: trained parameters by part: embed, positions, mixer, mlp, router, experts, shared,
+            latent, norm, head, mtp.
     """
 
     stored: int
@@ -121,14 +32,18 @@ class Counts(NamedTuple):
 
 
 def _part(name: str) -> str:
+    first, owner = name.split(".")[0], name.split(".")[-2]
     if name.startswith("mtp."):
         return "mtp"
-    if name.split(".")[0] in ("embed", "head") or "norm" in name.split(".")[-2]:
-        return "norm" if "norm" in name else name.split(".")[0]
+    if first in ("embed", "positions", "head"):
+        return first
+    if "norm" in owner:
+        return "norm"
     if ".mixer." in name:
-        return "attention"
+        return "mixer"
     inner = name.split(".op.")[1].split(".")[0]
-    return inner if inner in ("router", "experts", "shared") else "mlp"
+    inner = inner.removesuffix("_in").removesuffix("_out")
+    return inner if inner in ("router", "experts", "shared", "latent") else "mlp"
 
 
 def count(decoder: Decoder) -> Counts:
@@ -141,7 +56,7 @@ def count(decoder: Decoder) -> Counts:
             continue
         part = _part(weight.name)
         parts[part] = parts.get(part, 0) + weight.size
-        active += weight.active if part not in ("embed", "head", "mtp") else 0
+        active += weight.active if part not in ("embed", "positions", "head", "mtp") else 0
     mtp = parts.get("mtp", 0)
     trunk = sum(parts.values()) - mtp
     matrix = decoder.vocab * decoder.dim
@@ -150,30 +65,65 @@ def count(decoder: Decoder) -> Counts:
 
 
 class Flops(NamedTuple):
-    """Floating-point operations of one token: `fixed` + `per_context` * (tokens attended to)."""
+    """Floating-point operations of one token: `fixed` + `per_context` * (tokens attended to).
+
+    `bands`: (width, operations per token attended to) of what reads only that far back.
+    """
 
     fixed: int
     per_context: int
+    bands: tuple[tuple[int, int], ...] = ()
 
     def at(self, context: float) -> float:
         """Return the operations of one token that attends to `context` tokens."""
-        return self.fixed + self.per_context * context
+        near = sum(per * min(context, width) for width, per in self.bands)
+        return self.fixed + self.per_context * context + near
 
 
-def _flops(dim: int, layers: tuple[Layer, ...]) -> Flops:
-    weights = [w for layer in layers for w in _layer(dim, layer) if w.trained and len(w.shape) > 1]
-    mixers = [part.op for layer in layers for part in layer if isinstance(part.op, Attention)]
-    quadratic = sum(2 * op.heads * 2 * op.head_dim for op in mixers)
-    return Flops(2 * sum(w.active for w in weights), quadratic)
+def _flops(decoder: Decoder, layers: tuple[Layer, ...]) -> Flops:
+    weights = [w for layer in layers for w in layer_tensors(decoder.dim, layer, decoder.norm)]
+    fixed = 2 * sum(w.active for w in weights if w.trained and len(w.shape) > 1)
+    quadratic, bands = 0, list[tuple[int, int]]()
+    for op in mixers(layers):
+        match op:
+            case Attention(span=span):
+                per = 2 * op.heads * 2 * op.head_dim
+                if span is None:
+                    quadratic += per
+                else:
+                    bands.append((span.width, per))
+                    quadratic += per // span.stride if span.stride else 0
+            case MLA():  # keys and values made once per token, as a prefill does
+                quadratic += 2 * op.heads * (op.key + op.value)
+            case Lightning():  # the state takes an outer product and gives a row
+                fixed += 4 * op.heads * op.head_dim**2
+            case Mamba2():
+                fixed += 4 * op.inner * op.state
+    return Flops(fixed, quadratic, tuple(bands))
+
+
+def mixers(layers: tuple[Layer, ...]) -> list[Op]:
+    """Mixers of some layers, in order."""
+    return [part.op for layer in layers for part in layer if isinstance(part.op, MIXERS)]
 
 
 def forward_flops(decoder: Decoder) -> Flops:
     """Return what one generated token costs, head included; a multiply-add counts 2.
 
-    Only matrix products count: no biases, norms, softmax or router sigmoid.
+    Only products count: no biases, norms, softmax, decays or router sigmoid.
     """
-    body = _flops(decoder.dim, decoder.layers)
-    return Flops(body.fixed + 2 * decoder.vocab * decoder.dim, body.per_context)
+    body = _flops(decoder, decoder.layers)
+    return body._replace(fixed=body.fixed + 2 * decoder.vocab * decoder.dim)
+
+
+def flops_by_length(decoder: Decoder) -> list[tuple[int, float]]:
+    """Return what a token costs behind 8K, 64K and 512K others, and behind the most there can be.
+
+    A context too short for the first of them is shown at a quarter too.
+    """
+    cost, most = forward_flops(decoder), decoder.max_length
+    places = [*([n for n in (8192, 65_536, 524_288) if n < most] or [most // 4]), most]
+    return [(n, cost.at(n)) for n in places]
 
 
 def flops(decoder: Decoder, context: float) -> float:
@@ -189,18 +139,30 @@ def train_flops(decoder: Decoder, length: int) -> float:
     """
     total = flops(decoder, (length + 1) / 2)
     if decoder.mtp:
-        block = _flops(decoder.dim, (decoder.mtp.layer,))
+        block = _flops(decoder, (decoder.mtp.layer,))
         head_and_join = 2 * decoder.vocab * decoder.dim + 4 * decoder.dim**2
         total += decoder.mtp.depth * (block.at((length + 1) / 2) + head_and_join)
     return 3 * total
 
 
 def cache_bytes(decoder: Decoder, tokens: int, *, bytes_per: int = 2) -> int:
-    """Return the bytes of keys and values of the trunk for `tokens` tokens."""
-    mixers = (
-        part.op for layer in decoder.layers for part in layer if isinstance(part.op, Attention)
-    )
-    return sum(2 * op.kv_heads * op.head_dim for op in mixers) * tokens * bytes_per
+    """Return the bytes that the trunk remembers of one sequence of `tokens` tokens.
+
+    Keys and values, or their latent, grow with the tokens; states do not, and are float32.
+    """
+    total = 0
+    for op in mixers(decoder.layers):
+        match op:
+            case Attention(span=span):
+                held = min(tokens, span.width) if span and span.stride is None else tokens
+                total += 2 * op.kv_heads * op.head_dim * held * bytes_per
+            case MLA():
+                total += (op.kv_rank + op.rope_dim) * tokens * bytes_per
+            case Lightning():
+                total += 4 * op.heads * op.head_dim**2
+            case Mamba2():
+                total += 4 * op.inner * op.state + op.channels * (op.conv - 1) * bytes_per
+    return total
 
 
 def _activation(dim: int, layer: Layer) -> int:
@@ -211,6 +173,12 @@ def _activation(dim: int, layer: Layer) -> int:
         match part.op:
             case Attention(heads=heads, kv_heads=groups, head_dim=width):
                 kept += (3 * heads + 4 * groups) * width
+            case MLA() as op:
+                kept += 2 * ((op.q_rank or 0) + op.kv_rank) + op.heads * (4 * op.key + 3 * op.value)
+            case Lightning() as op:
+                kept += 8 * op.heads * op.head_dim
+            case Mamba2() as op:
+                kept += 6 * op.inner + 3 * op.channels + 3 * op.heads
             case MLP(hidden=hidden):
                 kept += 4 * hidden
             case MoE(expert=expert, active=active, shared=shared, experts=experts):
@@ -219,23 +187,40 @@ def _activation(dim: int, layer: Layer) -> int:
     return kept
 
 
-def memory(decoder: Decoder, tokens: int, *, states: int = 2, bytes_per: int = 4) -> int:
-    """Estimate the bytes that training holds at its peak, on one device and without recomputation.
+def activations(decoder: Decoder, tokens: int, *, bytes_per: int = 4) -> int:
+    """Estimate the bytes that a micro-batch needs beside the weights, without recomputation.
+
+    What the layers keep for the backward pass is counted; the passing gradients on top are BACKWARD
+    times it, as measured at the peak of a step.
+    """
+    layers = (*decoder.layers, *([decoder.mtp.layer] if decoder.mtp else []))
+    kept = sum(_activation(decoder.dim, layer) for layer in layers) + 4 * decoder.dim
+    chunk = min(tokens, max(64, LOGITS // (4 * decoder.vocab)))  # of ops.logp, three at once
+    return int(tokens * kept * bytes_per * BACKWARD) + 3 * 4 * chunk * decoder.vocab
+
+
+def held(decoder: Decoder, *, states: int = 2, bytes_per: int = 4) -> int:
+    """Bytes of weights, gradients and `states` float32 numbers of an optimizer per parameter."""
+    counts = count(decoder)
+    return (counts.trunk + counts.mtp) * (2 * bytes_per + 4 * states)
+
+
+def memory(decoder: Decoder, tokens: int, *, states: int = 2, devices: int = 1) -> int:
+    """Estimate the bytes that float32 training holds at its peak on each of some devices.
+
+    The peak is that of the backward pass or of the optimizer's step, whose temporaries are twice
+    the parameters for AdamW and nearly five times for Muon.
 
     Args:
         decoder: the model.
         tokens: tokens of one micro-batch.
         states: float32 numbers that the optimizer keeps per parameter (2 for AdamW, 1 for Muon).
-        bytes_per: bytes of a weight, a gradient and an activation.
+        devices: that share weights, gradients, optimizer state and step evenly.
 
     Returns:
-        Weights, gradients, optimizer state and activations; the framework's own share is not
-        included.
+        Bytes without the framework's own share (about 250 MB).
     """
     counts = count(decoder)
-    layers = (*decoder.layers, *([decoder.mtp.layer] if decoder.mtp else []))
-    kept = sum(_activation(decoder.dim, layer) for layer in layers)
-    kept += 4 * decoder.dim
-    logits = min(tokens, 1024) * decoder.vocab * 3  # one chunk at a time, see ops.logp
-    weights = (counts.trunk + counts.mtp) * (2 * bytes_per + 4 * states)
-    return weights + (tokens * kept + logits) * bytes_per
+    step = (counts.trunk + counts.mtp) * 4 * (2 if states > 1 else 4.6)
+    whole = held(decoder, states=states) / devices
+    return int(whole + max(activations(decoder, tokens), step / devices))

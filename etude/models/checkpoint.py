@@ -14,15 +14,17 @@ from torch import Tensor
 from etude import arch
 from etude.errors import EtudeError, closest
 from etude.files import atomic_folder, read_json, write_json
-from etude.models import table
+from etude.models import native, table
 from etude.models.describe import behind
 from etude.nn import build
 from etude.nn.decoder import Decoder
 from etude.nn.init import initialise
+from etude.nn.mamba2 import Mamba2
 from etude.text.tokenizer import Tokenizer
 from etude.weights.files import KINDS, Files, fill, write
 from etude.weights.hub import locate
 from etude.weights.layout import Shape
+from etude.weights.packed import KEY, SCHEMES, Kept, Packed, Scheme, open_files, scheme
 
 CONFIG = "config.json"
 # Read and written back as they are: what a tokenizer, a chat template or a sampler needs.
@@ -59,30 +61,33 @@ class Published:
 def load(
     path: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Decoder:
     """Read a published checkpoint, or the last one of a run.
 
     Args:
         path: folder of a checkpoint, folder of a run, or `organisation/name` on the hub.
-        dtype: of the parameters; a router's selection bias stays float32.
+        dtype: of the parameters, or its name; a router's selection bias stays float32. Weights that
+            are stored in 8 or 4 bits are unpacked to it.
         device: where the tensors are put, one by one.
 
     Returns:
         The model, with `model.published` set.
 
     Raises:
-        EtudeError: no such checkpoint, another kind of model, a config that does not describe one,
-            or a tensor that is missing, left over, mis-shaped or cut short.
+        EtudeError: no such checkpoint, dtype or device, another kind of model, a config that does
+            not describe one, or a tensor that is missing, left over, mis-shaped or cut short.
     """
+    kind, place = _kind(dtype), _place(device)
     folder = behind(locate(str(path)))
     config = _config(folder)
     family = _family(config, folder)
-    files = Files(folder)
+    files = open_files(folder, config)
     config = _without_absent_mtp(family, config, files)
     model = _describe(family, config, folder)
-    fill(model, family.layout(config), files, dtype=dtype, device=torch.device(device))
+    wide = _wide(model) if kind.itemsize < 4 else set()
+    fill(model, family.layout(config), files, dtype=kind, device=place, wide=wide)
     name = family.__name__.rpartition(".")[2]
     model.published = Published(name, config, folder, _tokenizer(folder, config))
     return model
@@ -96,40 +101,49 @@ def save(
     shard_bytes: float = 5e9,
     tokenizer: Tokenizer | None = None,
     state: Mapping[str, Tensor] | None = None,
+    packed: str | Scheme | Kept | None = None,
 ) -> None:
     """Write a model in its published layout; what stood at `folder` stays whole until the end.
 
     Args:
         model: made by `load` or `create`.
         folder: taken by config.json, safetensors, and the tokenizer files it was loaded with.
-        layout: spelling of the names; None and the family's own name are the only one known.
+        layout: the `model_type` whose spelling of names and config is written; None keeps the one
+            it has.
         shard_bytes: most bytes per file.
         tokenizer: written instead of the files it was loaded with.
         state: native tensors to write instead of the model's own, for one whose are sharded.
+        packed: "fp8" or "int4" writes the weights so, see `weights.packed`; None writes what the
+            model holds, also when it was loaded from packed weights.
 
     Raises:
-        EtudeError: the model is not of a published family, the layout is unknown, `folder` holds
-            something else than a checkpoint, or the disk is full.
+        EtudeError: the model is not of a published family, the layout is unknown or cannot say what
+            the model is, `folder` holds something else than a checkpoint, the weights cannot be
+            packed, or the disk is full.
     """
+    how = scheme(packed) if isinstance(packed, str) else packed
     _replaceable(Path(folder))
     published = model.published
     if published is None:
         raise EtudeError("save", "this model belongs to no family", "one of load or create")
-    if layout not in (None, published.family):
-        raise EtudeError("layout", f"no spelling {layout!r}", f"None or {published.family!r}")
     state = model.state_dict() if state is None else state
     family = table.family(published.family)
-    pieces = family.layout(published.config).spell(_shapes(state))
+    config = _restated(family, published.config, model.arch, state["embed.weight"].dtype)
+    if layout is None and published.folder is None and hasattr(family, "opened"):
+        layout = family.opened(config)  # made here: in the spelling that other libraries open
+    config = _respelled(family, config, layout)
+    pieces = family.layout(config).spell(_shapes(state))
+    config |= {KEY: how.config(pieces)} if how else {}
     # the files it came with say more than the tokenizer alone, as long as they are there
-    carried = published.folder is not None and (published.folder / "tokenizer.json").is_file()
+    carried = published.folder is not None and Tokenizer.lies_in(published.folder)
     words = tokenizer or (None if carried else published.tokenizer)
     with atomic_folder(folder) as new:
         if published.folder:
             _carry(published.folder, new)
         if words:
             words.save(new)
-        write_json(new / CONFIG, _spelled(published.config, model.arch, _dtype(model)))
-        write(new, pieces, state, shard_bytes=shard_bytes)
+        write_json(new / CONFIG, config)
+        write(new, pieces, state, shard_bytes=shard_bytes, packing=how)
 
 
 def _replaceable(folder: Path) -> None:
@@ -169,6 +183,21 @@ def create(family: str, size: str = "tiny", *, seed: int = 0, **overrides: Any) 
     return model
 
 
+def compose(plan: arch.Decoder, *, chat: str | None, seed: int = 0, **more: Any) -> Decoder:
+    """Make a model of any description with fresh weights, as `etude.arch.swap` gives them.
+
+    Args:
+        plan: the description; it is saved with the weights, in no published layout.
+        chat: chat format it is to be talked to in, in `etude.text.chat.FORMATS`, or None.
+        seed: of the initial weights.
+        **more: further keys of its config.json, as `eos_token_id`.
+    """
+    model = build.decoder(plan)
+    initialise(model, seed)
+    model.published = Published(table.NATIVE, native.config(plan, chat=chat, **more))
+    return model
+
+
 def convert(
     source: str | Path,
     folder: str | Path,
@@ -181,7 +210,9 @@ def convert(
     Args:
         source: as for `load`.
         folder: as for `save`.
-        dtype: a torch dtype or its name; None keeps the one that most numbers are stored in.
+        dtype: a torch dtype or its name, or "fp8" or "int4" to pack the weights so while the rest
+            keeps its dtype; None keeps the one that most numbers are stored in, and packed weights
+            as they are, bit for bit.
         shard_bytes: as for `save`.
 
     Returns:
@@ -190,15 +221,30 @@ def convert(
     Raises:
         EtudeError: no such dtype, or what `load` and `save` refuse.
     """
-    known = {str(kind).removeprefix("torch."): kind for kind in KINDS.values()}
-    if isinstance(dtype, str) and dtype not in known:
-        raise EtudeError("dtype", repr(dtype), f"one of {', '.join(known)}", closest(dtype, known))
-    kind = known[dtype] if isinstance(dtype, str) else dtype
-    kind = kind or Files(behind(locate(str(source)))).dtype()
-    model = load(source, dtype=kind)
-    save(model, folder, shard_bytes=shard_bytes)
-    numbers = sum(tensor.numel() for tensor in model.state_dict().values())
-    return f"{folder}: {numbers:,} numbers, {str(kind).removeprefix('torch.')}"
+    old = behind(locate(str(source)))
+    config = _config(old)
+    files = open_files(old, config)
+    how = scheme(dtype) if isinstance(dtype, str) and dtype in SCHEMES else None
+    if dtype is None and isinstance(files, Packed):
+        how = Kept(files, config[KEY])
+    kind = Files(old).dtype() if dtype is None or how else _kind(dtype, *SCHEMES)
+    # float32 holds every product of a packed value and its scale
+    model = load(source, dtype=torch.float32 if how else kind)
+    state = _around(model, how, kind) if how else model.state_dict()
+    save(model, folder, shard_bytes=shard_bytes, state=state, packed=how)
+    numbers = sum(tensor.numel() for tensor in state.values())
+    return f"{folder}: {numbers:,} numbers, {how.name if how else str(kind).removeprefix('torch.')}"
+
+
+def _around(model: Decoder, how: Scheme | Kept, kind: torch.dtype) -> dict[str, Tensor]:
+    """Give the parameters that are not packed another dtype."""
+    published, state = model.published, model.state_dict()
+    pieces = {}
+    if published is not None:
+        pieces = table.family(published.family).layout(published.config).spell(_shapes(state))
+    packed = {piece.native for name, piece in pieces.items() if how.takes(name, piece)}
+    loose = {name for name, _ in model.named_parameters()} - packed - _wide(model)
+    return {name: t.to(kind) if name in loose else t for name, t in state.items()}
 
 
 def _carry(source: Path, target: Path) -> None:
@@ -226,7 +272,7 @@ def _family(config: dict[str, Any], folder: Path) -> ModuleType:
 
 
 def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer | None:
-    if not (folder / "tokenizer.json").exists():
+    if not Tokenizer.lies_in(folder):
         return None
     words = Tokenizer.load(folder)
     stop = config.get("eos_token_id")
@@ -279,26 +325,55 @@ def _without_absent_mtp(family: ModuleType, config: dict[str, Any], files: Files
     return {**config, DEPTH: 0}
 
 
-def _spelled(config: dict[str, Any], plan: arch.Decoder, dtype: torch.dtype) -> dict[str, Any]:
-    """Write the rope both ways, flat and as `rope_parameters`, from what the model does now."""
-    mixers = [residual.op for layer in plan.layers for residual in layer]
-    ropes = [op.rope for op in mixers if isinstance(op, arch.Attention) and op.rope]
-    old = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = {k: v for k, v in old.items() if k not in ("rope_theta", "partial_rotary_factor")}
-    both = {"rope_theta": ropes[0].theta, "partial_rotary_factor": ropes[0].fraction}
+def _restated(
+    family: ModuleType, config: dict[str, Any], plan: arch.Decoder, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Bring a config up to what the model is now: its dtype, and what training changed."""
     name = str(dtype).removeprefix("torch.")
-    return {
-        **{k: v for k, v in config.items() if k not in ("auto_map", "torch_dtype", "dtype")},
-        **both,
-        "rope_scaling": kind if kind.get("rope_type", "default") != "default" else None,
-        "rope_parameters": {"rope_type": "default", **kind, **both},
-        "dtype": name,
-        "torch_dtype": name,
-    }
+    kept = {k: v for k, v in config.items() if k not in ("auto_map", "torch_dtype", "dtype", KEY)}
+    return family.restate(kept, plan) | {"dtype": name, "torch_dtype": name}
 
 
-def _dtype(model: Decoder) -> torch.dtype:
-    return model.embed.weight.dtype
+def _respelled(family: ModuleType, config: dict[str, Any], layout: str | None) -> dict[str, Any]:
+    own, known = family.__name__.rpartition(".")[2], family.MODEL_TYPES
+    if layout in (None, config["model_type"]) or (layout == own and own not in known):
+        return config
+    if layout not in known:
+        words = " or ".join(map(repr, ("None", *known)))
+        found = f"no spelling {layout!r}" + (f": {native.ALONE}" if family is native else "")
+        raise EtudeError("layout", found, words.replace("'None'", "None"))
+    return family.respell(config, layout)
+
+
+def _kind(dtype: torch.dtype | str, *packed: str) -> torch.dtype:
+    known = {str(kind).removeprefix("torch."): kind for kind in KINDS.values()}
+    known |= {"float64": torch.float64}
+    if isinstance(dtype, str):
+        name = dtype.removeprefix("torch.")
+        if name not in known:
+            names = (*known, *packed)
+            expected = f"one of {', '.join(names)}"
+            raise EtudeError("dtype", repr(dtype), expected, closest(name, names))
+        return known[name]
+    return dtype
+
+
+def _place(device: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        found = f"{str(device)!r} cannot be used ({str(error).splitlines()[0]})"
+        raise EtudeError("device", found, "'cpu', or a device that torch sees here") from error
+    return place
+
+
+def _wide(model: Decoder) -> set[str]:
+    """Names of the parameters that stay float32 in a model of a narrower dtype."""
+    head = {"head.weight"} if model.arch.wide_head else set()
+    scans = (name for name, module in model.named_modules() if isinstance(module, Mamba2))
+    head |= {f"{name}.{part}" for name in scans for part in ("a_log", "d", "dt_bias")}
+    return head | {f"{name}.weight" for name, router in model.routers() if router.arch.wide}
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:

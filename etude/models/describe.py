@@ -1,24 +1,31 @@
 """From what a user names to a description: a recipe's model or a checkpoint's folder. No torch."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from etude import arch
+from etude.arch.swap import WINDOW, compare, match, swap
 from etude.errors import EtudeError, closest
 from etude.files import read_json
 from etude.models import table
-from etude.recipe.parts import Model
-from etude.recipe.stages import Recipe
+from etude.recipe.load import load, read, shipped
+from etude.recipe.model import Model
+from etude.recipe.stages import Eval, Pretrain, Recipe, Rl, row_length
 
 
-def describe(model: Model, *, vocab: int | None = None) -> arch.Decoder:
-    """Return the description of a recipe's model without making it.
+def describe(model: Model, *, vocab: int | None = None, length: int | None = None) -> arch.Decoder:
+    """Return the description of a recipe's model without making it, its swapped parts in place.
 
     Args:
         model: family and size, or the path of a checkpoint.
         vocab: size of a vocabulary trained with it; None keeps the size's own.
+        length: tokens of a document, where FLOPs are to be matched; None is the longest.
 
     Raises:
-        EtudeError: unknown family, size or key, or a folder without config.json.
+        EtudeError: unknown family, size or key, a swap that cannot be made, or a folder without
+            config.json.
     """
     if model.path is not None or model.family is None:
         from etude.weights.hub import locate
@@ -30,7 +37,114 @@ def describe(model: Model, *, vocab: int | None = None) -> arch.Decoder:
             do = closest(key, config) or f"known: {', '.join(sorted(config))}"
             raise EtudeError(f"model.config.{key}", "no such key in its config.json", do=do)
     own = {} if vocab is None else {"vocab_size": vocab}
-    return table.family(model.family).arch(config | own | model.config)
+    plain = table.family(model.family).arch(config | own | model.config)
+    return _swapped(model, plain, length)
+
+
+def _swapped(model: Model, plain: arch.Decoder, length: int | None) -> arch.Decoder:
+    other = swap(
+        plain,
+        mixer=model.mixer,
+        every=model.every,
+        window=model.window or WINDOW,
+        ffn=model.ffn,
+        router=model.router,
+        norm=model.norm,
+    )
+    if model.match is None:
+        return other
+    return match(other, plain, model.match, length=length or plain.max_length).decoder
+
+
+def planned(recipe: Recipe, *, vocab: int | None = None) -> arch.Decoder:
+    """Return the description of the model that a recipe trains.
+
+    Args:
+        recipe: a checked recipe.
+        vocab: size of the vocabulary, once it is trained; it can be smaller than the recipe asks.
+
+    Raises:
+        EtudeError: see `describe`.
+    """
+    vocab = own_vocab(recipe) if vocab is None else vocab
+    return describe(recipe.model, vocab=vocab, length=row_length(recipe))
+
+
+def by_stage(recipe: Recipe, *, vocab: int | None = None) -> dict[str, arch.Decoder]:
+    """Return the description of what each stage trains, `model` included; see `Pretrain.fresh`.
+
+    Raises:
+        EtudeError: see `describe`.
+    """
+    found = {"model": planned(recipe, vocab=vocab)}
+    for stage in recipe.stages:
+        if isinstance(stage, Eval):
+            continue
+        if isinstance(stage, Pretrain) and stage.fresh is not None:
+            try:
+                found[stage.name] = planned(resized(recipe, stage.fresh), vocab=vocab)
+            except EtudeError as error:
+                where = error.where.replace("model.config", f"{stage.name}.fresh")
+                raise EtudeError(where, error.found, error.expected, error.do) from error
+        else:
+            found[stage.name] = found[stage.start or "model"]
+    return found
+
+
+def resized(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
+    """Return a recipe whose model has other fields of config.json."""
+    model = replace(recipe.model, config=recipe.model.config | dict(config))
+    return replace(recipe, model=model)
+
+
+def compute(recipe: Recipe, stage: str, *, vocab: int | None = None) -> tuple[int, int, float]:
+    """Return the parameters N of a stage, its tokens D with those it stands on, and FLOPs 6 N D.
+
+    N counts every parameter, a tied embedding once, as GPT-3 does (arXiv:2005.14165, table D.1).
+    """
+    plans = by_stage(recipe, vocab=vocab)
+    stages = {one.name: one for one in recipe.stages}
+    tokens, flops, name = 0, 0.0, stage
+    while name != "model":
+        one = stages[name]
+        if isinstance(one, Eval):
+            break
+        more = 0 if isinstance(one, Rl) else one.tokens
+        tokens += more
+        flops += 6.0 * arch.count(plans[name]).trunk * more
+        name = one.start or "model"
+    return arch.count(plans[stage]).trunk, tokens, flops
+
+
+def recipe_of(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return a recipe by name or file, or one around a model's name such as `glm45-tiny`.
+
+    Raises:
+        EtudeError: no such thing, or an override that it cannot take.
+    """
+    if name in shipped() or name.endswith((".yaml", ".yml")):
+        return load(name, overrides)
+    family, size = table.named(name)
+    stages = [{"stage": "eval", "of": ["model"]}]
+    raw = {"recipe": name, "model": {"family": family, "size": size}, "stages": stages}
+    return read(raw, overrides)
+
+
+def unswapped(model: Model) -> Model:
+    """Return the model with the family's own parts."""
+    return Model(family=model.family, size=model.size, config=model.config, path=model.path)
+
+
+def swap_told(recipe: Recipe) -> str:
+    """Return what a recipe's swap changes of parameters and FLOPs; empty where it swaps nothing.
+
+    Raises:
+        EtudeError: see `describe`.
+    """
+    if not recipe.model.swapped:
+        return ""
+    before = describe(unswapped(recipe.model), vocab=own_vocab(recipe))
+    return compare(before, planned(recipe), row_length(recipe) or before.max_length)
 
 
 def own_vocab(recipe: Recipe) -> int | None:

@@ -7,11 +7,24 @@ predicts the token after next.
 
 from typing import Any
 
-from etude.arch import MLP, MTP, Attention, Decoder, MoE, Residual, Rope, Router, reads_config
+from etude.arch import (
+    MLP,
+    MTP,
+    Attention,
+    Decoder,
+    Init,
+    MoE,
+    Norm,
+    Residual,
+    Rope,
+    Router,
+    reads_config,
+)
 from etude.errors import EtudeError
+from etude.models.restate import rope
 from etude.weights.layout import Layout, stack, under
 
-MODEL_TYPE = "glm4_moe"
+MODEL_TYPES = ("glm4_moe",)
 CHAT = "glm45"
 
 BLOCK = {
@@ -78,12 +91,12 @@ def arch(hf: dict[str, Any]) -> Decoder:
     return Decoder(
         dim=hf["hidden_size"],
         vocab=hf["vocab_size"],
-        norm_eps=hf.get("rms_norm_eps", 1e-5),
+        norm=Norm(eps=hf.get("rms_norm_eps", 1e-5)),
         layers=((attend, dense),) * first + ((attend, sparse),) * (total - first),
         mtp=MTP(depth=ahead, layer=(attend, sparse)) if ahead else None,
         tied=hf.get("tie_word_embeddings", False),
         max_length=hf.get("max_position_embeddings", 131_072),
-        init_std=hf.get("initializer_range", 0.02),
+        init=Init(std=hf.get("initializer_range", 0.02)),
     )
 
 
@@ -109,9 +122,11 @@ def layout(hf: dict[str, Any]) -> Layout:
     return Layout(ahead | under("mtp.layer", last, BLOCK) | trunk, where=WHERE, copies=copies)
 
 
+restate = rope  # a stage may change the rotary base
+
 _RELEASED: dict[str, Any] = {
     "architectures": ["Glm4MoeForCausalLM"],
-    "model_type": MODEL_TYPE,
+    "model_type": "glm4_moe",
     "attention_bias": True,
     "attention_dropout": 0.0,
     "eos_token_id": [151329, 151336, 151338],

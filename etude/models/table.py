@@ -7,16 +7,20 @@ from typing import Any
 
 from etude.errors import EtudeError, closest
 
-FAMILIES = ("glm45",)
+FAMILIES = ("glm45", "kimi_k2", "nemotron3", "gpt3", "minimax_m1")
+NATIVE = "native"  # stands for descriptions that no report published; see `models.native`
 
 
 def family(name: str) -> ModuleType:
-    """Return the module that describes a family: arch, layout, SIZES, MODEL_TYPE, CHAT.
+    """Return the module that describes a family: arch, layout, restate, SIZES, MODEL_TYPES, CHAT.
+
+    With more than one of MODEL_TYPES also `respell`, which says a config in the words of another,
+    and where models made here are saved in another spelling than that of SIZES, `opened`.
 
     Raises:
         EtudeError: there is no such family.
     """
-    if name not in FAMILIES:
+    if name not in (*FAMILIES, NATIVE):
         raise EtudeError(
             "family", repr(name), f"one of {', '.join(FAMILIES)}", closest(name, FAMILIES)
         )
@@ -30,12 +34,20 @@ def by_model_type(hf: Mapping[str, Any]) -> ModuleType:
         EtudeError: the key is missing or no family has it.
     """
     found = hf.get("model_type") if isinstance(hf, Mapping) else None
-    known = {family(name).MODEL_TYPE: name for name in FAMILIES}
+    known = {kind: name for name in (*FAMILIES, NATIVE) for kind in family(name).MODEL_TYPES}
     if not isinstance(found, str) or found not in known:
         raise EtudeError(
             "config.json: model_type", repr(found), " or ".join(known), closest(str(found), known)
         )
     return family(known[found])
+
+
+def chat_format(name: str, config: Mapping[str, Any]) -> str | None:
+    """Return the name of the chat format of a model, by its family and its config.json.
+
+    None for a system that only continues text.
+    """
+    return config["chat"] if name == NATIVE else family(name).CHAT
 
 
 def size(name: str, size: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Grouped-query attention with optional query/key norms and partial rotation."""
+"""Grouped-query attention with optional query/key norms, partial rotation and a span."""
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from etude.nn.context import Context
 from etude.nn.linear import Linear
 from etude.nn.norm import Norm
 from etude.ops.attention import attend
+from etude.ops.banded import attend_banded, band
 from etude.ops.norm import rms_norm
 from etude.ops.rope import rotate
 from etude.typing import Float, Tensor
@@ -23,18 +24,24 @@ class Attention(nn.Module):
     Source: arXiv:2508.06471, section 2.1.
     """
 
-    def __init__(self, dim: int, op: arch.Attention, norm: arch.Norm):
+    def __init__(self, dim: int, op: arch.Attention, norm: arch.AnyNorm):
         super().__init__()
         self.arch = op
         self.q = Linear(dim, op.heads * op.head_dim, bias=op.qkv_bias)
         self.k = Linear(dim, op.kv_heads * op.head_dim, bias=op.qkv_bias)
         self.v = Linear(dim, op.kv_heads * op.head_dim, bias=op.qkv_bias)
-        self.o = Linear(op.heads * op.head_dim, dim, bias=False)
-        self.q_norm = Norm(op.head_dim, norm) if op.qk_norm else None
-        self.k_norm = Norm(op.head_dim, norm) if op.qk_norm else None
+        self.o = Linear(op.heads * op.head_dim, dim, bias=op.out_bias)
+        inner = arch.Norm(eps=norm.eps)
+        self.q_norm = Norm(op.head_dim, inner) if op.qk_norm else None
+        self.k_norm = Norm(op.head_dim, inner) if op.qk_norm else None
         self.eps = norm.eps
         self.parts = (op.heads + op.kv_heads, op.kv_heads)
         self.turns = op.rope.width(op.head_dim) if op.rope else 0
+
+    @property
+    def rotary(self) -> tuple[arch.Rope, int] | None:
+        """Rope and width of a head, for the tables that a pass makes once."""
+        return (self.arch.rope, self.arch.head_dim) if self.arch.rope else None
 
     def slots(self) -> tuple[Paged, ...]:
         """What this mixer keeps per token: keys, already turned, and values."""
@@ -63,10 +70,47 @@ class Attention(nn.Module):
         if norms is not None:
             qk = rms_norm(qk, norms, self.eps)
         if op.rope:
-            qk = rotate(qk, *ctx.tables[op.rope], self.turns)
+            qk = rotate(qk, *ctx.tables[op.rope, op.head_dim], self.turns, pairs=op.rope.pairs)
         q, k = qk.split((op.heads, op.kv_heads), dim=2)
+        y = ctx.each(self._mix, q, k, v)
+        return F.linear(y.flatten(2), out, self.o.bias)
+
+    def _mix(
+        self,
+        ctx: Context,
+        q: Float[Tensor, "B T H K"],
+        k: Float[Tensor, "B T G K"],
+        v: Float[Tensor, "B T G K"],
+    ) -> Float[Tensor, "B T H K"]:
         if ctx.cache is not None:
             k, v = ctx.cache.extend(ctx.layer, k=k, v=v)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        y = attend(q, k, v, mask=ctx.mask, causal=ctx.causal)
-        return F.linear(y.transpose(1, 2).flatten(2), out)
+        span, scale = self.arch.span, self.arch.scale
+        if ctx.peaks is not None:
+            self._watch(ctx, q, k)
+        if span is None:
+            y = attend(q, k, v, mask=ctx.mask, causal=ctx.causal, scale=scale)
+        else:
+            y = attend_banded(
+                q,
+                k,
+                v,
+                width=span.width,
+                stride=span.stride,
+                index=ctx.index,
+                mask=ctx.mask,
+                segments=ctx.segments,
+                scale=scale,
+            )
+        return y.transpose(1, 2)
+
+    def _watch(
+        self, ctx: Context, q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"]
+    ) -> None:
+        """Record the largest scores; of a band, those within it."""
+        span, near = self.arch.span, None
+        if span is not None:
+            keys = torch.arange(k.shape[2], device=k.device)[None]
+            near = band(ctx.index, keys, width=span.width, stride=span.stride)
+            near = near if ctx.mask is None else near & ctx.mask
+        ctx.watch(q, k, scale=self.arch.scale, mask=near)

@@ -4,16 +4,15 @@ A cache belongs to one model, and to its weights as they are: after a training s
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
-from etude import arch
 from etude.errors import EtudeError
-from etude.nn.context import Packs
+from etude.nn.context import Packs, Turns
 from etude.ops.attention import cache_mask
 from etude.ops.rope import tables
-from etude.typing import Bool, Float, Int, Tensor
+from etude.typing import Bool, Int, Tensor
 
 if TYPE_CHECKING:
     from etude.nn.decoder import Decoder
@@ -27,12 +26,56 @@ class Paged:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """A slot of fixed `shape` per sequence, zero before the first token.
+
+    `dtype` None is the model's own; a recurrence is kept in float32.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None = None
+
+
+Slot = Paged | State
+
+
+@runtime_checkable
+class Mixer(Protocol):
+    """A module that remembers: what it keeps between passes."""
+
+    def slots(self) -> tuple[Slot, ...]:
+        """Return what a cache holds for this layer."""
+        ...
+
+
 def _inner_first(part: Any) -> Any:
     matrix = isinstance(part, torch.Tensor) and part.ndim == 2
     return part.t().contiguous().t() if matrix else part
 
 
-class Cache:
+class Packing:
+    """Weights as modules read them, laid out once; they must not change while it lives."""
+
+    def __init__(self) -> None:
+        self._packs: dict[int, tuple[Any, ...]] = {}
+
+    def packed(self, module: Packs) -> tuple[Any, ...]:
+        """Return a module's weights as it reads them, laid out once.
+
+        Matrices are stored with the inner dimension first: on a CPU a product with a single row is
+        then up to 1.9 times as fast (128 x 256: 3.3 to 2.3 us, 256 x 704: 10.6 to 5.9 us).
+        """
+        packed = self._packs.get(id(module))
+        if packed is None:
+            with torch.no_grad():
+                packed = tuple(_inner_first(part) for part in module.pack())
+            self._packs[id(module)] = packed
+        return packed
+
+
+class Cache(Packing):
     """Slots of all layers for a batch of rows of their own lengths.
 
     Args:
@@ -46,22 +89,26 @@ class Cache:
     """
 
     def __init__(self, model: "Decoder", *, rows: int, capacity: int):
+        super().__init__()
         weight = model.embed.weight
         self.capacity, self.longest = capacity, 0
         self.lengths = torch.zeros(rows, dtype=torch.long, device=weight.device)
         self.slots = [
-            {slot.name: weight.new_zeros(rows, capacity, *slot.shape) for slot in mixer.slots()}
-            for mixer in model.mixers()
+            {slot.name: self._empty(slot, weight, rows) for slot in slots}
+            for slots in model.slots()
         ]
         steps = torch.arange(capacity, device=weight.device)
         self._tables = {
-            rope: tables(steps, rope.width(dim), theta=rope.theta, head_dim=dim, dtype=weight.dtype)
-            for rope, dim in model.ropes
+            (rope, dim): tables(steps, rope, dim, dtype=weight.dtype) for rope, dim in model.ropes
         }
         self._even = True  # all rows have the same length
         self._pos: Tensor | None = None  # of the tokens of this pass, when the rows differ
         self._new = 0
-        self._packs: dict[int, tuple[Any, ...]] = {}
+
+    def _empty(self, slot: Slot, weight: Tensor, rows: int) -> Tensor:
+        if isinstance(slot, Paged):
+            return weight.new_zeros(rows, self.capacity, *slot.shape)
+        return weight.new_zeros(rows, *slot.shape, dtype=slot.dtype or weight.dtype)
 
     def begin(
         self, rows: int, new: int, mask: Bool[Tensor, "B T"] | None
@@ -74,8 +121,8 @@ class Cache:
             mask: false on padding, which must stand right of the tokens; None when there is none.
 
         Returns:
-            The mask over the slots or None, and whether causal attention over the new tokens says
-            it all.
+            The mask over the slots or None, and whether causal attention, with the new tokens last,
+            says it all.
 
         Raises:
             EtudeError: the rows do not fit.
@@ -94,25 +141,28 @@ class Cache:
         self._new = new
         if self._even:
             self._pos = None
-            if self.longest == 0 or new == 1:
-                return None, self.longest == 0
+            return None, new > 1 or self.longest == 0
         steps = torch.arange(new, device=self.lengths.device)
-        pos = self.lengths.unsqueeze(1) + steps
-        self._pos = None if self._even else pos
-        return cache_mask(pos, self.longest + new), False
+        self._pos = self.lengths.unsqueeze(1) + steps
+        return cache_mask(self._pos, self.longest + new), False
 
-    def turns(
-        self,
-    ) -> dict[arch.Rope, tuple[Float[Tensor, "... T 1 K"], Float[Tensor, "... T 1 K"]]]:
-        """Cosine and sine of the new tokens' positions, for each rope."""
+    def index(self) -> Int[Tensor, "#B T"]:
+        """Return the place of each new token in its row: the number of tokens before it."""
+        if self._pos is not None:
+            return self._pos
+        steps = torch.arange(self._new, device=self.lengths.device)
+        return (steps + self.longest).unsqueeze(0)
+
+    def turns(self) -> Turns:
+        """Cosine and sine of the new tokens' positions, for each rope and head width."""
         if self._pos is not None:
             return {
-                rope: (cos[self._pos], sin[self._pos]) for rope, (cos, sin) in self._tables.items()
+                key: (cos[self._pos], sin[self._pos]) for key, (cos, sin) in self._tables.items()
             }
         start, new = self.longest, self._new
         return {
-            rope: (cos.narrow(0, start, new).unsqueeze(0), sin.narrow(0, start, new).unsqueeze(0))
-            for rope, (cos, sin) in self._tables.items()
+            key: (cos.narrow(0, start, new).unsqueeze(0), sin.narrow(0, start, new).unsqueeze(0))
+            for key, (cos, sin) in self._tables.items()
         }
 
     def extend(self, layer: int, **new: Tensor) -> tuple[Tensor, ...]:
@@ -129,6 +179,15 @@ class Cache:
                 stored[name][row, self._pos] = value
         return tuple([stored[name].narrow(1, 0, end) for name in new])
 
+    def state(self, layer: int, name: str) -> Tensor:
+        """Return a state [B, ...] of a layer as the tokens so far have left it."""
+        return self.slots[layer][name]
+
+    def put(self, layer: int, **new: Tensor) -> None:
+        """Store the states [B, ...] of a layer, which padding must not have moved."""
+        for name, value in new.items():
+            self.slots[layer][name].copy_(value)
+
     def commit(self, mask: Bool[Tensor, "B T"] | None) -> None:
         """Count the tokens of the pass that has just run; padding will be overwritten."""
         if mask is None:
@@ -142,18 +201,7 @@ class Cache:
     def keep(self, rows: Int[Tensor, " R"]) -> None:
         """Keep only these rows, in this order: finished ones leave the batch."""
         self.lengths = self.lengths[rows]
+        if not self._even and len(rows):
+            self.longest = int(self.lengths.max())
+            self._even = bool((self.lengths == self.longest).all())
         self.slots = [{name: value[rows] for name, value in slot.items()} for slot in self.slots]
-
-    def packed(self, module: Packs) -> tuple[Any, ...]:
-        """Return a module's weights as it reads them, laid out once.
-
-        Matrices are stored with the inner dimension first: on a CPU a product with a single row is
-            then up to
-        1.9 times as fast (128 x 256: 3.3 to 2.3 us, 256 x 704: 10.6 to 5.9 us).
-        """
-        packed = self._packs.get(id(module))
-        if packed is None:
-            with torch.no_grad():
-                packed = tuple(_inner_first(part) for part in module.pack())
-            self._packs[id(module)] = packed
-        return packed

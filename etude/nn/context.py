@@ -1,13 +1,15 @@
 """What a forward pass tells its modules: positions, document borders, cache, list of routes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from etude import arch
-from etude.typing import Bool, Float, Tensor
+from etude.ops.attention import peak_scores
+from etude.typing import Bool, Float, Int, Tensor
 
-if TYPE_CHECKING:
-    from etude.nn.cache import Cache
+# cosine and sine [#B, T, 1, K] of each token's position, by rope and width K of a head
+Turns = dict[tuple[arch.Rope, int], tuple[Tensor, Tensor]]
 
 
 class Route(NamedTuple):
@@ -26,6 +28,18 @@ class Route(NamedTuple):
     valid: Tensor
 
 
+class Peak(NamedTuple):
+    """Largest attention score of each head of one layer, over all pairs of tokens that it read.
+
+    Attributes:
+        layer: as of a route.
+        top: [H], scaled as the softmax takes them, without gradient.
+    """
+
+    layer: int
+    top: Tensor
+
+
 class Packs(Protocol):
     """A module that lays its weights out for a pass: several matrices as one."""
 
@@ -34,28 +48,110 @@ class Packs(Protocol):
         ...
 
 
+@runtime_checkable
+class Memory(Protocol):
+    """What mixers ask of a cache; `nn.cache.Cache` is one, the engine has others."""
+
+    def extend(self, layer: int, **new: Tensor) -> tuple[Tensor, ...]:
+        """Store the new values [B, T, ...] of a layer; return all that its queries may need."""
+        ...
+
+    def state(self, layer: int, name: str) -> Tensor:
+        """Return a state [B, ...] of a layer as the tokens so far have left it."""
+        ...
+
+    def put(self, layer: int, **new: Tensor) -> None:
+        """Store the states [B, ...] of a layer, which padding must not have moved."""
+        ...
+
+    def packed(self, module: Packs) -> tuple[Any, ...]:
+        """Return a module's weights as it reads them, laid out once."""
+        ...
+
+
+class Group(NamedTuple):
+    """Sequences of a flat pass that are worked on as one block of rows.
+
+    Attributes:
+        at: [b, t], place of each of their tokens in the flat pass.
+        ctx: what the pass tells about them alone; its cache holds their memory.
+    """
+
+    at: Tensor
+    ctx: "Context"
+
+
 @dataclass(slots=True)
 class Context:
     """State of one forward pass; modules read it, the decoder alone sets it.
 
     Attributes:
-        tables: cosine and sine of each token's position for each rope of the model, made once per
-            forward.
+        tables: cosine and sine of each token's position for each rope of the model and width of a
+            head, made once per forward.
         mask: which keys each query may read, or None where `causal` says it all.
-        causal: query t reads keys 0..t of the same pass.
+        causal: each query reads the keys up to its own, where the last key is the last query's.
         cache: keys, values and states of earlier passes; None while training.
         routes: filled by MoE layers when it is a list.
+        peaks: filled by layers of softmax attention when it is a list.
         valid: false on padding; None when there is none.
+        segments: document of each token, 0 on padding; None when each row is one document, as it
+            always is with a cache. A recurrence starts anew where it changes.
+        index: place of each token in its row, which with a cache counts the tokens before this
+            pass.
         layer: the layer that runs now; picks its slots in the cache.
+        groups: of a flat pass, whose single row [1, N] holds tokens of many sequences; else None.
     """
 
-    tables: dict[arch.Rope, tuple[Float[Tensor, "#B T 1 K"], Float[Tensor, "#B T 1 K"]]]
+    tables: Turns
+    index: Int[Tensor, "#B T"]
     mask: Bool[Tensor, "B 1 T S"] | None = None
     causal: bool = True
-    cache: "Cache | None" = None
+    cache: Memory | None = None
     routes: list[Route] | None = None
+    peaks: list[Peak] | None = None
     valid: Bool[Tensor, "B T"] | None = None
+    segments: Int[Tensor, "B T"] | None = None
     layer: int = 0
+    groups: list[Group] | None = None
+
+    def each(self, mix: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+        """Run what looks across tokens: once for rows of their own, per group in a flat pass.
+
+        Args:
+            mix: takes a context and the parts [B, T, ...], returns [B, T, ...].
+            parts: what the tokens bring, [B, T, ...], or [1, N, ...] in a flat pass.
+        """
+        if self.groups is None:
+            return mix(self, *parts)
+        out: Tensor | None = None
+        for at, ctx in self.groups:
+            ctx.layer = self.layer
+            y = mix(ctx, *(part[0, at] for part in parts))
+            if out is None:
+                out = y.new_empty(1, parts[0].shape[1], *y.shape[2:])
+            out[0, at] = y
+        return parts[0] if out is None else out
+
+    def watch(
+        self,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G S K"],
+        *,
+        scale: float | None,
+        mask: Bool[Tensor, "#B 1 T S"] | None = None,
+    ) -> None:
+        """Record the largest scores of the layer that runs.
+
+        Args:
+            q, k: heads as attention takes them.
+            scale: of the scores.
+            mask: what the layer may read, where that is less than what the pass may.
+        """
+        if self.peaks is not None:
+            causal = mask is None and self.causal
+            reads = self.mask if mask is None else mask
+            top = peak_scores(q, k, mask=reads, causal=causal, valid=self.valid, scale=scale)
+            self.peaks.append(Peak(self.layer, top))
 
     def packed(self, module: Packs) -> tuple[Any, ...]:
         """Return a module's weights as it reads them: anew in training, once per cache."""

@@ -1,6 +1,6 @@
 """The decoder, the only one in the package: embed -> layers -> norm -> head, and MTP beside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -10,15 +10,14 @@ from torch import nn
 from etude import arch
 from etude.errors import EtudeError
 from etude.nn import build
-from etude.nn.attention import Attention
-from etude.nn.cache import Cache
-from etude.nn.context import Context, Route
-from etude.nn.linear import Embedding, Linear
+from etude.nn.cache import Cache, Mixer, Slot
+from etude.nn.context import Context, Peak, Route
+from etude.nn.linear import Embedding, Linear, WideLinear
 from etude.nn.moe import Router
 from etude.nn.mtp import MTP, shift_labels
 from etude.nn.residual import Layer, Residual
-from etude.ops.attention import document_mask, document_positions
-from etude.ops.logp import label_logp
+from etude.ops.attention import document_mask, document_positions, runs
+from etude.ops.logp import IGNORED, label_logp
 from etude.ops.rope import tables
 from etude.typing import Bool, Float, Int, Tensor
 
@@ -34,12 +33,14 @@ class Scores(NamedTuple):
         entropy: entropy [B, T] of each distribution, when asked for.
         mtp: per depth, log-probabilities [B, T] and the labels [B, T] they belong to.
         routes: one per MoE layer, the MTP block last.
+        peaks: one per layer of softmax attention and pass through it, when asked for.
     """
 
     logp: Tensor
     entropy: Tensor | None
     mtp: tuple[tuple[Tensor, Tensor], ...]
     routes: list[Route]
+    peaks: Sequence[Peak] = ()
 
 
 class Decoder(nn.Module):
@@ -56,13 +57,14 @@ class Decoder(nn.Module):
         self.published: Published | None = None
         dim, norm = description.dim, description.norm
         self.embed = Embedding(description.vocab, dim)
+        rows = description.positions
+        self.positions = Embedding(rows, dim) if rows else None
         self.layers = nn.ModuleList(Layer(dim, layer, norm) for layer in description.layers)
         self.norm = build.norm(dim, norm)
-        self.head = None if description.tied else Linear(dim, description.vocab, bias=False)
+        head = WideLinear if description.wide_head else Linear
+        self.head = None if description.tied else head(dim, description.vocab, bias=False)
         self.mtp = MTP(dim, description.mtp, norm) if description.mtp else None
-        self.ropes = tuple(
-            dict.fromkeys((m.arch.rope, m.arch.head_dim) for m in self.mixers() if m.arch.rope)
-        )
+        self.ropes = self.rotary()
 
     def forward(
         self,
@@ -76,6 +78,7 @@ class Decoder(nn.Module):
         temperature: float = 1.0,
         entropy: bool = False,
         mtp: bool = True,
+        peaks: bool = False,
     ) -> Float[Tensor, "B T V"] | Scores:
         """Run the model.
 
@@ -90,34 +93,45 @@ class Decoder(nn.Module):
             temperature: divides the logits before the log-probabilities.
             entropy: also give the entropy of each distribution.
             mtp: run the MTP block, where there is one, when labels are given.
+            peaks: also give the largest attention score of each head, when labels are given.
 
         Returns:
             Logits [B, T, V] in float32, or `Scores` when labels are given.
 
         Raises:
-            EtudeError: rows longer than the model or the cache, or a mask that the cache cannot
-                take.
+            EtudeError: rows longer than the model or the cache, a mask or documents that the cache
+                cannot take, ids or labels outside the vocabulary.
         """
-        held = cache.longest if cache is not None else 0
-        if held + ids.shape[1] > self.arch.max_length:
-            found = f"{held + ids.shape[1]} tokens"
-            raise EtudeError(
-                "ids", found, f"at most {self.arch.max_length}", "cut or pack the rows"
-            )
+        self._check(ids, mask, segments, cache)
+        length = ids.shape[1] + (cache.longest if cache is not None else 0)
+        if length > self.arch.max_length:
+            most = f"at most {self.arch.max_length}"
+            raise EtudeError("ids", f"{length} tokens", most, "cut or pack the rows")
         mask = None if mask is None else mask.bool()
-        if mask is not None and cache is None:
-            segments = mask.long() if segments is None else segments * mask
-        x = self.embed(ids)
-        ctx = self._context(ids, x.dtype, mask, segments, pos, cache)
+        segments = _documents(mask, segments) if cache is None else None
+        x, ctx = self._begin(ids, mask, segments, pos, cache)
         ctx.routes = None if labels is None else []
-        hidden = self.trunk(x, ctx)
+        ctx.peaks = [] if peaks and labels is not None else None
+        raw = self.trunk(x, ctx)
+        hidden = self.norm(raw)
         if cache is not None:
             cache.commit(mask)
         if labels is None:
-            return F.linear(hidden, self.head_weight).float()
+            return self.logits(hidden)
         logp, spread = self._score(hidden, labels, temperature, entropy)
-        ahead = self._ahead(x, hidden, labels, segments, ctx, temperature) if mtp else ()
-        return Scores(logp, spread, ahead, list(ctx.routes or ()))
+        ahead = ()
+        if mtp and cache is None and self.mtp is not None:  # a cache holds the trunk alone
+            start = hidden if self.mtp.arch.start == "normed" else raw
+            ahead = self._ahead(x, start, labels, segments, ctx, temperature)
+        return Scores(logp, spread, ahead, list(ctx.routes or ()), list(ctx.peaks or ()))
+
+    def logits(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        """Multiply normed hidden states with the head; the result is float32 at least."""
+        weight = self.head_weight
+        if self.arch.wide_head and hidden.dtype != torch.float64:
+            return F.linear(hidden.float(), weight.float())
+        y = F.linear(hidden, weight)
+        return y if y.dtype == torch.float64 else y.float()
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
@@ -125,11 +139,11 @@ class Decoder(nn.Module):
         return self.embed.weight if self.head is None else self.head.weight
 
     def trunk(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
-        """Pass embedded tokens through the layers and the final norm."""
+        """Pass embedded tokens through the layers; the final norm comes after."""
         for i, layer in enumerate(self.layers):
             ctx.layer = i
             x = layer(x, ctx)
-        return self.norm(x)
+        return x
 
     def mtp_logits(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B S V"]:
         """Logits of the MTP block: row p, of T - 1, speaks of token p + 2.
@@ -139,53 +153,81 @@ class Decoder(nn.Module):
         """
         if self.mtp is None:
             raise EtudeError("mtp", "this model has no MTP block")
-        x = self.embed(ids)
-        hidden = self.trunk(x, self._context(ids, x.dtype, None, None, None, None))
-        ctx = self._context(ids[:, 1:], x.dtype, None, None, None, None)
+        x, ctx = self._begin(ids, None, None, None, None)
+        hidden = self.trunk(x, ctx)
+        hidden = self.norm(hidden) if self.mtp.arch.start == "normed" else hidden
+        _, ctx = self._begin(ids[:, 1:], None, None, None, None)
         ctx.layer = len(self.layers)
-        return F.linear(self.mtp(hidden[:, :-1], x[:, 1:], ctx)[0], self.head_weight).float()
+        return self.logits(self.mtp(hidden[:, :-1], x[:, 1:], ctx)[0])
 
-    def mixers(self) -> list[Attention]:
-        """Mixers of the trunk, in layer order."""
-        parts = (part for layer in self.layers for part in layer.children())
-        ops = (part.op for part in parts if isinstance(part, Residual))
-        return [op for op in ops if isinstance(op, Attention)]
+    def mixers(self) -> list[nn.Module | None]:
+        """Mixer of each layer of the trunk; None where a layer has only a feed-forward."""
+        held = (dict(layer.named_children()).get("mixer") for layer in self.layers)
+        return [part.op if isinstance(part, Residual) else None for part in held]
+
+    def slots(self) -> list[tuple[Slot, ...]]:
+        """What each layer of the trunk keeps in a cache."""
+        return [mixer.slots() if isinstance(mixer, Mixer) else () for mixer in self.mixers()]
+
+    def rotary(self) -> tuple[tuple[arch.Rope, int], ...]:
+        """Ropes of all layers, the extra block's too, each with the width of the heads it turns."""
+        found = (getattr(module, "rotary", None) for module in self.modules() if module is not self)
+        return tuple(dict.fromkeys(key for key in found if key is not None))
 
     def routers(self) -> Iterator[tuple[str, Router]]:
         """Yield every router with its name, in the order of `Scores.routes`."""
         return ((name, m) for name, m in self.named_modules() if isinstance(m, Router))
 
-    def _context(
+    def _check(
+        self, ids: Tensor, mask: Tensor | None, segments: Tensor | None, cache: Cache | None
+    ) -> None:
+        if ids.ndim != 2 or not ids.shape[1] or ids.is_floating_point():
+            found = f"{ids.dtype} of shape {list(ids.shape)}"
+            raise EtudeError("ids", found, "integers [rows, tokens], one token at least")
+        for name, part in (("mask", mask), ("segments", segments)):
+            if part is not None and part.shape != ids.shape:
+                raise EtudeError(name, f"shape {list(part.shape)}", f"{list(ids.shape)}, as ids")
+        if cache is not None and segments is not None:
+            raise EtudeError("segments", "given with a cache", "one document per row of a cache")
+
+    def _begin(
         self,
         ids: Tensor,
-        dtype: torch.dtype,
         mask: Tensor | None,
         segments: Tensor | None,
         pos: Tensor | None,
         cache: Cache | None,
-    ) -> Context:
-        reads, causal = None, True
+    ) -> tuple[Tensor, Context]:
+        """Embed the tokens, and make what their pass tells the modules."""
+        try:
+            x = self.embed(ids)
+        except IndexError as error:
+            found, most = f"{int(ids.min())} to {int(ids.max())}", self.arch.vocab - 1
+            raise EtudeError("ids", found, f"0 to {most}") from error
+        reads, causal, turns = None, True, None
         if cache is not None:
-            rows, new = ids.shape
-            reads, causal = cache.begin(rows, new, mask)
-        elif segments is not None:
-            reads, causal, mask = document_mask(segments), False, segments != 0
-        if pos is None and cache is not None:
-            turns = cache.turns()
+            reads, causal = cache.begin(ids.shape[0], ids.shape[1], mask)
+            index = cache.index()
+            turns = cache.turns() if pos is None else None
         else:
-            if pos is None and segments is not None:
-                pos = document_positions(segments)
-            elif pos is None:
-                pos = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
-            turns = {
-                rope: tables(pos, rope.width(width), theta=rope.theta, head_dim=width, dtype=dtype)
-                for rope, width in self.ropes
-            }
-        return Context(turns, mask=reads, causal=causal, cache=cache, valid=mask)
+            index = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
+            if segments is not None:
+                reads, causal, mask = document_mask(segments), False, segments != 0
+        if pos is None:
+            pos = index if segments is None or cache is not None else document_positions(segments)
+        if turns is None:
+            turns = {(rope, k): tables(pos, rope, k, dtype=x.dtype) for rope, k in self.ropes}
+        if self.positions is not None:
+            x = x + self.positions(pos)
+        return x, Context(turns, index, reads, causal, cache, valid=mask, segments=segments)
 
     def _score(
         self, hidden: Tensor, labels: Tensor, temperature: float, entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
+        wrong = (labels != IGNORED) & ((labels < 0) | (labels >= self.arch.vocab))
+        if labels.device.type == "cpu" and bool(wrong.any()):  # elsewhere it would wait
+            found, most = int(labels[wrong][0]), self.arch.vocab - 1
+            raise EtudeError("labels", str(found), f"0 to {most}, or {IGNORED} to ignore")
         logp, spread = label_logp(
             hidden.flatten(0, 1),
             self.head_weight,
@@ -210,3 +252,17 @@ class Decoder(nn.Module):
         steps = enumerate(self.mtp.chain(hidden, x, ctx), start=1)
         wanted = [(h, shift_labels(labels, segments, k)) for k, h in steps]
         return tuple((self._score(h, label, temperature, False)[0], label) for h, label in wanted)
+
+
+def _documents(
+    mask: Bool[Tensor, "B T"] | None, segments: Int[Tensor, "B T"] | None
+) -> Int[Tensor, "B T"] | None:
+    """Number the documents of each row, 0 on padding; None where nothing is packed or padded."""
+    if segments is not None:
+        return runs(segments if mask is None else segments * mask)
+    if mask is None:
+        return None
+    starts = mask[:, 0].long() + (mask[:, 1:] & ~mask[:, :-1]).sum(1)
+    if bool((starts > 1).any()):  # behind a hole positions would silently start anew
+        raise EtudeError("mask", "padding between tokens", "tokens of a row side by side")
+    return mask.long()

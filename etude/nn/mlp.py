@@ -9,7 +9,18 @@ from etude.nn.context import Context
 from etude.nn.linear import Linear
 from etude.typing import Float, Tensor
 
-ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu}
+
+def relu2(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """relu(x)^2 (arXiv:2109.08668)."""
+    return F.relu(x).square()
+
+
+def gelu_tanh(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The approximation of gelu by a tanh, as GPT-2 has it."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": gelu_tanh, "relu2": relu2}
 
 
 class MLP(nn.Module):
@@ -17,23 +28,23 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, op: arch.MLP):
         super().__init__()
-        self.gate = Linear(dim, op.hidden, bias=False) if op.gated else None
-        self.up = Linear(dim, op.hidden, bias=False)
-        self.down = Linear(op.hidden, dim, bias=False)
+        self.gate = Linear(dim, op.hidden, bias=op.bias) if op.gated else None
+        self.up = Linear(dim, op.hidden, bias=op.bias)
+        self.down = Linear(op.hidden, dim, bias=op.bias)
         self.act = ACTIVATIONS[op.activation]
 
-    def pack(self) -> tuple[Tensor, Tensor]:
-        """Gate over up as one matrix, and the matrix down."""
-        wide = (
-            self.up.weight if self.gate is None else torch.cat((self.gate.weight, self.up.weight))
-        )
-        return wide, self.down.weight
+    def pack(self) -> tuple[Tensor | None, ...]:
+        """Gate over up as one matrix, its bias, and the matrix down."""
+        parts = [self.up] if self.gate is None else [self.gate, self.up]
+        biases: list[Tensor] = [p.bias for p in parts if p.bias is not None]
+        wide = parts[0].weight if len(parts) == 1 else torch.cat([p.weight for p in parts])
+        return wide, torch.cat(biases) if biases else None, self.down.weight
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """Apply the feed-forward."""
-        wide, down = ctx.packed(self)
-        hidden = F.linear(x, wide)
+        wide, bias, down = ctx.packed(self)
+        hidden = F.linear(x, wide, bias)
         if self.gate is None:
-            return F.linear(self.act(hidden), down)
+            return F.linear(self.act(hidden), down, self.down.bias)
         gate, up = hidden.chunk(2, dim=-1)
-        return F.linear(self.act(gate) * up, down)
+        return F.linear(self.act(gate) * up, down, self.down.bias)

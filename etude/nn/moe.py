@@ -7,9 +7,10 @@ from torch import nn
 
 from etude import arch
 from etude.nn.context import Context, Route
+from etude.nn.linear import Linear
 from etude.nn.mlp import ACTIVATIONS, MLP
 from etude.ops import route
-from etude.ops.experts import Packed, Stack, by_group, by_index, by_loop, pack
+from etude.ops.experts import Packed, Stack, by_group, by_index, by_loop, by_slice, pack
 from etude.ops.select import Twin, experts_product, experts_twin
 from etude.typing import Float, Int, Tensor
 
@@ -20,7 +21,8 @@ class Router(nn.Module):
     def __init__(self, dim: int, op: arch.MoE):
         super().__init__()
         self.arch, self.active = op.router, op.active
-        self.weight = nn.Parameter(torch.empty(op.experts, dim))
+        kind = torch.float32 if op.router.wide else None
+        self.weight = nn.Parameter(torch.empty(op.experts, dim, dtype=kind))
         zeros = torch.zeros(op.experts, dtype=torch.float32)  # whatever the default dtype is
         self.register_buffer("bias", zeros if op.router.bias else None)
 
@@ -34,14 +36,16 @@ class Router(nn.Module):
         return scores, chosen
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
-        """Move with the model, but keep the bias float32.
+        """Move with the model, but keep the bias float32, and a wide weight.
 
         Served at bf16, a bias near 7 has 8 levels and 98 % of tokens change experts.
         """
-        bias = self.bias
+        bias, weight = self.bias, self.weight.data
         super()._apply(fn, recurse)
         if bias is not None and self.bias.dtype != torch.float32:
             self.bias = bias.to(self.bias.device)
+        if self.arch.wide and self.weight.dtype in (torch.bfloat16, torch.float16):
+            self.weight.data = weight.to(self.weight.device)
         return self
 
 
@@ -50,6 +54,7 @@ class Experts(nn.Module):
 
     def __init__(self, dim: int, op: arch.MoE):
         super().__init__()
+        dim = op.latent or dim
         wide, narrow = (op.experts, op.expert.hidden, dim), (op.experts, dim, op.expert.hidden)
         self.gate = nn.Parameter(torch.empty(wide)) if op.expert.gated else None
         self.up = nn.Parameter(torch.empty(wide))
@@ -58,7 +63,7 @@ class Experts(nn.Module):
         self.twin: Twin | None = None  # None lets `ops.select` choose
 
     def pack(self) -> Packed:
-        """The stack laid out for gathering the experts of one token."""
+        """The stack laid out for serving on a CPU."""
         return pack(Stack(self.gate, self.up, self.down))
 
     def forward(
@@ -70,11 +75,11 @@ class Experts(nn.Module):
     ) -> Float[Tensor, "N D"]:
         """Sum each token's chosen experts under its weights."""
         stack = Stack(self.gate, self.up, self.down)
-        twin = self.twin or experts_twin(x, chosen.shape[1], stack, serving=ctx.cache is not None)
-        match twin:
-            case "index":
-                packed = Packed(*ctx.packed(self))
-                return by_index(x, chosen, weights, packed, self.act, gated=self.gate is not None)
+        serving = ctx.cache is not None and not torch.is_grad_enabled()
+        match self.twin or experts_twin(x, chosen.shape[1], stack, serving=serving):
+            case "index" | "slice" as twin:
+                run, packed = by_index if twin == "index" else by_slice, Packed(*ctx.packed(self))
+                return run(x, chosen, weights, packed, self.act, gated=self.gate is not None)
             case "group":
                 return by_group(x, chosen, weights, stack, self.act, product=experts_product(x))
             case "loop":
@@ -84,7 +89,9 @@ class Experts(nn.Module):
 class MoE(nn.Module):
     """sum_i w_i expert_i(x) + shared(x): the shared expert is neither scaled nor gated.
 
-    Source: arXiv:2508.06471, section 2.1.
+    With a latent width the experts see latent_in(x) and their sum passes through latent_out.
+
+    Source: arXiv:2508.06471, section 2.1; LatentMoE: arXiv:2512.20856.
     """
 
     def __init__(self, dim: int, op: arch.MoE):
@@ -92,6 +99,8 @@ class MoE(nn.Module):
         self.router = Router(dim, op)
         self.experts = Experts(dim, op)
         self.shared = MLP(dim, op.shared) if op.shared else None
+        self.latent_in = Linear(dim, op.latent, bias=False) if op.latent else None
+        self.latent_out = Linear(op.latent, dim, bias=False) if op.latent else None
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """Route every token; tell `ctx.routes` when it listens."""
@@ -99,7 +108,9 @@ class MoE(nn.Module):
         scores, chosen = self.router(flat)
         rule = self.router.arch
         weights = route.weigh(scores, chosen, normalize=rule.normalize, scale=rule.scale)
-        y = self.experts(flat, chosen, weights, ctx).view_as(x)
+        narrow = flat if self.latent_in is None else self.latent_in(flat)
+        y = self.experts(narrow, chosen, weights, ctx)
+        y = (y if self.latent_out is None else self.latent_out(y)).view_as(x)
         if ctx.routes is not None:
             ctx.routes.append(self._route(x, scores, chosen, ctx))
         return y if self.shared is None else y + self.shared(x, ctx)

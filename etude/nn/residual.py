@@ -1,5 +1,6 @@
 """One sublayer and the way it joins the stream, and the layer that is made of a few."""
 
+import torch
 from torch import nn
 
 from etude import arch
@@ -15,7 +16,7 @@ class Residual(nn.Module):
     skip="normed":  alpha * norm(x) + beta * op(norm(x))     the skip carries the normalised value
     """
 
-    def __init__(self, dim: int, part: arch.Residual, norm: arch.Norm):
+    def __init__(self, dim: int, part: arch.Residual, norm: arch.AnyNorm):
         super().__init__()
         self.norm = build.norm(dim, part.norm or norm)
         self.op = build.op(dim, part.op, norm)
@@ -27,14 +28,15 @@ class Residual(nn.Module):
         y = self.norm(x)
         if self.plain:  # the products with 1 would be passes over memory
             return x + self.op(y, ctx)
-        kept = x if self.skip == "input" else y
-        return self.alpha * kept + self.beta * self.op(y, ctx)
+        kept, branch = x if self.skip == "input" else y, self.op(y, ctx)
+        branch = branch if self.beta == 1.0 else self.beta * branch
+        return torch.add(branch, kept, alpha=self.alpha)
 
 
 class Layer(nn.Module):
     """Sublayers in the order of the description, under the names of their roles: `mixer`, `ffn`."""
 
-    def __init__(self, dim: int, layer: arch.Layer, norm: arch.Norm):
+    def __init__(self, dim: int, layer: arch.Layer, norm: arch.AnyNorm):
         super().__init__()
         for part in layer:
             self.add_module(part.role, Residual(dim, part, norm))

@@ -1,12 +1,13 @@
-"""Running the chosen experts: a loop that reads like the formula, and two faster twins.
+"""Running the chosen experts: a loop that reads like the formula, and three faster twins.
 
 All compute sum_a weight[n, a] * down_e(act(gate_e x_n) * up_e x_n) with e = chosen[n, a].
 
 | twin | runs | good for |
 |-|-|-|
 | `by_loop` | one expert after the other over a mask | reading, tests |
-| `by_group` | tokens sorted by expert, one product per slice of them | training; many tokens |
-| `by_index` | the matrices of the chosen experts, by number | decoding a token or two |
+| `by_group` | tokens sorted by expert, one product per slice of them | training; any device |
+| `by_slice` | the same without a gradient, on matrices laid out for it | serving on a CPU |
+| `by_index` | the matrices of the chosen experts, by number | decoding a token or two on a CPU |
 
 `by_group` takes the product as an argument: `slices` here, or the grouped kernel of a GPU.
 """
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from etude.typing import Float, Int, Tensor
 
 Activation = Callable[[Tensor], Tensor]
-Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+Product = Callable[..., tuple[Tensor, ...]]  # of `slices` and `grouped`
 
 
 class Stack(NamedTuple):
@@ -32,14 +33,14 @@ class Stack(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """The same for `by_index`: per expert two matrices with the inner dimension first."""
+    """The same for serving: per expert two matrices with the inner dimension first."""
 
     wide: tuple[Tensor, ...]  # E times [D, 2F], gate before up; [D, F] without a gate
     down: tuple[Tensor, ...]  # E times [F, D]
 
 
 def pack(stack: Stack) -> Packed:
-    """Lay the weights out for `by_index`."""
+    """Lay the weights out for `by_slice` and `by_index`."""
     wide = stack.up if stack.gate is None else torch.cat((stack.gate, stack.up), 1)
     turned = (w.transpose(1, 2).contiguous().unbind() for w in (wide, stack.down))
     return Packed(*turned)
@@ -75,19 +76,66 @@ def by_index(
 ) -> Float[Tensor, "N D"]:
     """Take the matrices of each token's experts by number: no sorting, each weight read once.
 
-    The numbers are read by the host, which stops a GPU; gathering the matrices instead moves each
-    three times.
+    No gradient is recorded. The numbers are read by the host, which stops a GPU; gathering the
+    matrices instead moves each three times.
     """
-    active, picks, rows = chosen.shape[1], chosen.flatten().tolist(), x.split(1)
-    hidden = torch.cat([rows[i // active] @ packed.wide[e] for i, e in enumerate(picks)])
-    if gated:
-        gate, up = hidden.chunk(2, dim=-1)
-        hidden = act(gate) * up
-    else:
-        hidden = act(hidden)
-    hidden = hidden * weights.to(x.dtype).view(-1, 1)  # the weight commutes with `down`
-    done = [row @ packed.down[e] for row, e in zip(hidden.split(1), picks, strict=True)]
-    return torch.cat(done).view(-1, active, x.shape[1]).sum(1)
+    rows = []
+    for row, share, picks in zip(x.split(1), weights.to(x.dtype), chosen.tolist(), strict=True):
+        hidden = torch.cat([torch.mm(row, packed.wide[e]) for e in picks])
+        hidden = _weighed(hidden, share, act, gated=gated).split(1)
+        y = torch.mm(hidden[0], packed.down[picks[0]])
+        for one, e in zip(hidden[1:], picks[1:], strict=True):
+            y.addmm_(one, packed.down[e])
+        rows.append(y)
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def by_slice(
+    x: Float[Tensor, "N D"],
+    chosen: Int[Tensor, "N A"],
+    weights: Float[Tensor, "N A"],
+    packed: Packed,
+    act: Activation,
+    *,
+    gated: bool = True,
+) -> Float[Tensor, "N D"]:
+    """Sort tokens by expert, one product of each slice with gate and up together.
+
+    No gradient is recorded. Against `by_group` the experts of width 384 x 192, 16 of them and 4
+    active, take 0.62 ms for 0.90 of 2 tokens, 1.7 for 2.1 of 16, 3.6 for 6.2 of 256, 15 for 18 of
+    1,024 (one core).
+    """
+    flat = chosen.flatten()
+    order = flat.argsort(stable=True)
+    ends = flat.bincount(minlength=len(packed.wide)).cumsum(0).tolist()
+    token = order // chosen.shape[1]
+    hidden = _sliced(x.index_select(0, token), packed.wide, ends)
+    share = weights.flatten().index_select(0, order).to(x.dtype)
+    done = _sliced(_weighed(hidden, share, act, gated=gated), packed.down, ends)
+    return torch.zeros_like(x).index_add_(0, token, done)
+
+
+def _weighed(
+    hidden: Float[Tensor, "M J"], share: Float[Tensor, " M"], act: Activation, *, gated: bool
+) -> Float[Tensor, "M F"]:
+    """Activate, gate and weigh: the weight commutes with `down`, and `hidden` is narrower."""
+    if not gated:
+        return act(hidden).mul_(share.unsqueeze(-1))
+    gate, up = hidden.chunk(2, dim=-1)
+    return act(gate).mul_(up).mul_(share.unsqueeze(-1))
+
+
+def _sliced(
+    rows: Float[Tensor, "M J"], matrices: tuple[Tensor, ...], ends: list[int]
+) -> Float[Tensor, "M I"]:
+    """Multiply rows ends[e-1]..ends[e] with matrix e."""
+    out = rows.new_empty(len(rows), matrices[0].shape[1])
+    start = 0
+    for matrix, end in zip(matrices, ends, strict=True):
+        if end > start:
+            torch.mm(rows[start:end], matrix, out=out[start:end])
+        start = end
+    return out
 
 
 def by_group(
@@ -104,13 +152,17 @@ def by_group(
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     ends = chosen.flatten().bincount(minlength=stack.up.shape[0]).cumsum(0)
     rows = _Spread.apply(x, order, back, chosen.shape[1])
-    hidden = product(rows, stack.up, ends)
-    hidden = act(hidden) if stack.gate is None else act(product(rows, stack.gate, ends)) * hidden
+    if stack.gate is None:
+        hidden = act(*product(rows, ends, stack.up))
+    else:
+        gate, up = product(rows, ends, stack.gate, stack.up)
+        hidden = act(gate) * up
     share = weights.flatten().index_select(0, order).to(x.dtype)
     hidden = hidden * share.unsqueeze(
         -1
     )  # the weight commutes with `down`, and `hidden` is narrower
-    return _Collect.apply(product(hidden, stack.down, ends), order, back, chosen.shape[1])
+    (done,) = product(hidden, ends, stack.down)
+    return _Collect.apply(done, order, back, chosen.shape[1])
 
 
 class _Spread(torch.autograd.Function):
@@ -135,7 +187,8 @@ class _Collect(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor, active: int) -> Tensor:
         ctx.save_for_backward(order, back)
         ctx.active = active
-        return rows.index_select(0, back).view(-1, active, rows.shape[1]).sum(1)
+        # gathers and adds in one pass: 1.1 ms for 4.4 with a copy in between (4,096 x 4 of 384)
+        return F.embedding_bag(back.view(-1, active), rows, mode="sum")
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -144,43 +197,52 @@ class _Collect(torch.autograd.Function):
 
 
 def slices(
-    rows: Float[Tensor, "M J"], matrices: Float[Tensor, "E I J"], ends: Int[Tensor, " E"]
-) -> Float[Tensor, "M I"]:
-    """Multiply rows ends[e-1]..ends[e] with matrix e transposed: one plain product per expert.
+    rows: Float[Tensor, "M J"], ends: Int[Tensor, " E"], *stacks: Float[Tensor, "E _ J"]
+) -> tuple[Float[Tensor, "M _"], ...]:
+    """Multiply rows ends[e-1]..ends[e] with matrix e of each stack, transposed: plain products.
 
     The sizes are read by the host, which stops a GPU: there `grouped` is the twin.
     """
-    return _Slices.apply(rows, matrices, ends.tolist())
+    return _Slices.apply(rows, ends.tolist(), *stacks)
 
 
 def grouped(
-    rows: Float[Tensor, "M J"], matrices: Float[Tensor, "E I J"], ends: Int[Tensor, " E"]
-) -> Float[Tensor, "M I"]:
-    """The same in one kernel."""
-    return F.grouped_mm(rows, matrices.transpose(1, 2), offs=ends.int())
+    rows: Float[Tensor, "M J"], ends: Int[Tensor, " E"], *stacks: Float[Tensor, "E _ J"]
+) -> tuple[Float[Tensor, "M _"], ...]:
+    """The same in one kernel per stack."""
+    offs = ends.int()
+    return tuple(F.grouped_mm(rows, stack.transpose(1, 2), offs=offs) for stack in stacks)
 
 
 class _Slices(torch.autograd.Function):
-    """Products straight into their slice of the result: no copies, no zero-filled gradients."""
+    """Products straight into their slice of the result: no copies, no zero-filled gradients.
+
+    All stacks read the same rows, and their gradients meet in one buffer.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, matrices: Tensor, ends: list[int]) -> Tensor:
-        ctx.save_for_backward(rows, matrices)
-        ctx.ends = ends
-        out = rows.new_empty(rows.shape[0], matrices.shape[1])
-        for e, (a, b) in enumerate(zip([0, *ends], ends, strict=False)):
-            torch.mm(rows[a:b], matrices[e].t(), out=out[a:b])
+    def forward(ctx: Any, rows: Tensor, ends: list[int], *stacks: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(rows, *stacks)
+        ctx.spans = list(zip([0, *ends], ends, strict=False))
+        out = tuple(rows.new_empty(rows.shape[0], stack.shape[1]) for stack in stacks)
+        for e, (a, b) in enumerate(ctx.spans):
+            for y, stack in zip(out, stacks, strict=True):
+                torch.mm(rows[a:b], stack[e].t(), out=y[a:b])
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, matrices = ctx.saved_tensors
-        grad = grads[0].contiguous()
+        rows, *stacks = ctx.saved_tensors
         d_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        d_matrices = torch.empty_like(matrices) if ctx.needs_input_grad[1] else None
-        for e, (a, b) in enumerate(zip([0, *ctx.ends], ctx.ends, strict=False)):
-            if d_rows is not None:
-                torch.mm(grad[a:b], matrices[e], out=d_rows[a:b])
-            if d_matrices is not None:
-                torch.mm(grad[a:b].t(), rows[a:b], out=d_matrices[e])
-        return d_rows, d_matrices, None
+        needed = ctx.needs_input_grad[2:]
+        d_stacks = [torch.empty_like(s) if n else None for s, n in zip(stacks, needed, strict=True)]
+        whole = [grad.contiguous() for grad in grads]
+        for e, (a, b) in enumerate(ctx.spans):
+            for n, (grad, stack, d_stack) in enumerate(zip(whole, stacks, d_stacks, strict=True)):
+                if d_rows is not None and n == 0:
+                    torch.mm(grad[a:b], stack[e], out=d_rows[a:b])
+                elif d_rows is not None:
+                    d_rows[a:b].addmm_(grad[a:b], stack[e])
+                if d_stack is not None:
+                    torch.mm(grad[a:b].t(), rows[a:b], out=d_stack[e])
+        return d_rows, None, *d_stacks

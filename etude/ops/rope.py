@@ -1,41 +1,77 @@
-"""Rotary positions: angles in float32, and the half-split rotation of part of each head.
+"""Rotary positions: angles in float32, plain or slowed by YaRN, and the rotation of part of a head.
 
-Reference: the GLM-4.5 release turns dimension i together with i + R / 2 of the first R dimensions
-and divides the exponent by R, not by the head width (arXiv:2508.06471 and the published weights).
+Two layouts: "half" turns dimension i together with i + R / 2 of the first R dimensions, and
+"interleaved" turns neighbours. The exponent is divided by R, not by the head width, as in the
+published weights.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 
+from etude import arch
 from etude.typing import Float, Int, Tensor
+
+
+def frequencies(rope: arch.Rope, width: int, device: torch.device) -> Float[Tensor, " P"]:
+    """Return the angle per position of each pair of the `width` dimensions that turn, in float32.
+
+    Plain: theta^(-2 i / R). YaRN: between the pairs that complete `beta_fast` and `beta_slow` turns
+    within the trained length, a ramp from the plain frequency to the same divided by the factor.
+
+    Source: arXiv:2309.00071, section 3.2.
+    """
+    exponent = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
+    plain = 1.0 / rope.theta**exponent
+    yarn = rope.scaling
+    if yarn is None:
+        return plain
+
+    def pair(turns: float) -> float:
+        base = math.log(yarn.original_length / (turns * 2 * math.pi))
+        return width * base / (2 * math.log(rope.theta))
+
+    low = max(math.floor(pair(yarn.beta_fast)), 0)
+    high = min(math.ceil(pair(yarn.beta_slow)), width - 1)
+    steps = torch.arange(width // 2, device=device, dtype=torch.float32)
+    ramp = ((steps - low) / max(high - low, 0.001)).clamp(0, 1)
+    return 1.0 / (yarn.factor * rope.theta**exponent) * ramp + plain * (1 - ramp)
 
 
 def tables(
     pos: Int[Tensor, "..."],
-    width: int,
-    *,
-    theta: float,
+    rope: arch.Rope,
     head_dim: int,
+    *,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "... 1 K"], Float[Tensor, "... 1 K"]]:
     """Return cosine and signed sine of every angle, as wide as a head and the same for all heads.
 
     Args:
         pos: position of each token in its document.
-        width: number R of dimensions that turn.
-        theta: base of the frequencies: theta ** (-2 i / R).
+        rope: base, share of the head that turns, scaling and layout of the pairs.
         head_dim: width K of a head; where nothing turns the cosine is 1 and the sine 0.
         dtype: of the result; the angles themselves are float32 (at bf16 position 257 equals 256).
 
     Returns:
-        Tables such that a rotated head is x * cos + swapped(x) * sin: the sine is negative in the
-        first half.
+        Tables such that a rotated head is x * cos + swapped(x) * sin: the sine is negative for the
+        first of each pair. With YaRN both carry the ratio of its two amplitudes.
     """
-    exponent = torch.arange(0, width, 2, device=pos.device, dtype=torch.float32) / width
-    angles = pos.unsqueeze(-1).float() * theta**-exponent
+    width = rope.width(head_dim)
+    angles = pos.unsqueeze(-1).float() * frequencies(rope, width, pos.device)
     cos, sin, still = angles.cos(), angles.sin(), (0, head_dim - width)
-    whole = F.pad(torch.cat((cos, cos), -1), still, value=1.0)
-    signed = F.pad(torch.cat((-sin, sin), -1), still)
+    if yarn := rope.scaling:
+        grown = yarn.amplitude(yarn.mscale)
+        if yarn.mscale_all_dim:
+            grown /= yarn.amplitude(yarn.mscale_all_dim)
+        cos, sin = cos * grown, sin * grown
+    if rope.pairs == "half":
+        whole, signed = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+    else:
+        whole = cos.repeat_interleave(2, -1)
+        signed = torch.stack((-sin, sin), -1).flatten(-2)
+    whole, signed = F.pad(whole, still, value=1.0), F.pad(signed, still)
     return whole.to(dtype).unsqueeze(-2), signed.to(dtype).unsqueeze(-2)
 
 
@@ -44,22 +80,34 @@ def rotate(
     cos: Float[Tensor, "#B T 1 K"],
     sin: Float[Tensor, "#B T 1 K"],
     width: int,
+    *,
+    pairs: str = "half",
 ) -> Float[Tensor, "B T H K"]:
     """Turn the first `width` dimensions of each head by the angles of `tables`."""
-    half = width // 2
-    first, second, still = x.split((half, half, x.shape[-1] - width), dim=-1)
-    swapped = torch.cat((second, first, still), dim=-1)
+    if pairs == "half":
+        half = width // 2
+        first, second, still = x.split((half, half, x.shape[-1] - width), dim=-1)
+        swapped = torch.cat((second, first, still), dim=-1)
+    else:
+        turning, still = x.split((width, x.shape[-1] - width), dim=-1)
+        swapped = torch.cat((turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2), still), dim=-1)
     return torch.addcmul(x * cos, swapped, sin)
 
 
 def rotate_reference(
-    x: Float[Tensor, "B T H K"], pos: Int[Tensor, "B T"], width: int, theta: float
+    x: Float[Tensor, "B T H K"],
+    pos: Int[Tensor, "B T"],
+    width: int,
+    theta: float,
+    *,
+    pairs: str = "half",
 ) -> Float[Tensor, "B T H K"]:
-    """The same as the formula reads, pair by pair: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    """As the formula reads: (a, b) -> (a cos - b sin, b cos + a sin), pair by pair."""
     out = x.clone()
     for i in range(width // 2):
         angle = (pos.float() * theta ** (-2 * i / width)).unsqueeze(-1)
-        a, b = x[..., i], x[..., i + width // 2]
-        out[..., i] = a * angle.cos() - b * angle.sin()
-        out[..., i + width // 2] = b * angle.cos() + a * angle.sin()
+        first, second = (i, i + width // 2) if pairs == "half" else (2 * i, 2 * i + 1)
+        a, b = x[..., first], x[..., second]
+        out[..., first] = a * angle.cos() - b * angle.sin()
+        out[..., second] = b * angle.cos() + a * angle.sin()
     return out

@@ -16,11 +16,12 @@ from etude.typing import Float, Int, Tensor
 def score(
     x: Float[Tensor, "N D"], weight: Float[Tensor, "E D"], *, kind: Literal["sigmoid", "softmax"]
 ) -> Float[Tensor, "N E"]:
-    """Affinity of each token to each expert, in float32 whatever the model's dtype.
+    """Affinity of each token to each expert, in float32 at least.
 
     At bf16 the sigmoid ties and top-k then picks by index.
     """
-    z = F.linear(x.float(), weight.float())
+    wide = torch.promote_types(x.dtype, torch.float32)
+    z = F.linear(x.to(wide), weight.to(wide))
     return z.sigmoid() if kind == "sigmoid" else z.softmax(-1)
 
 

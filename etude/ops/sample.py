@@ -1,9 +1,13 @@
-"""Choosing the next token: temperature, top-k, top-p; random numbers keyed by (seed, position).
+"""Choosing the next token: penalties, temperature, top-k, top-p, min-p.
 
+Random numbers are keyed by (seed, position).
 A generator that is drawn from in order gives a row other numbers when its neighbours change. Here
 the number is a hash of the row's own seed and position, so a row samples the same alone, in any
 batch, and after any restart.
 """
+
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -29,9 +33,10 @@ def sample(
     seeds: Int[Tensor, " B"],
     positions: Int[Tensor, " B"],
     *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    temperature: float | Float[Tensor, " B"] = 1.0,
+    top_k: int | Int[Tensor, " B"] = 0,
+    top_p: float | Float[Tensor, " B"] = 1.0,
+    min_p: float | Float[Tensor, " B"] = 0.0,
 ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
     """Choose one token per row.
 
@@ -42,47 +47,149 @@ def sample(
         temperature: divides the logits; 0 takes the largest, the lowest id among equals.
         top_k: keep this many of the likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of likeliest tokens that holds this probability, at least one.
+        min_p: keep tokens of at least this share of the likeliest one's probability.
+
+        The last four are numbers, or tensors with one of each per row, which are not checked.
 
     Returns:
         The tokens, and their log-probability under the whole temperature-scaled distribution
-        (before top-k and top-p; at temperature 0, under the logits as they are).
+        (before top-k, top-p and min-p; at temperature 0, under the logits as they are).
 
     Raises:
-        ValueError: temperature or top_k is negative, or top_p is not in (0, 1].
+        ValueError: temperature or top_k is negative, top_p is not in (0, 1] or min_p not in [0, 1].
     """
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+    if isinstance(temperature, Tensor):
+        logp = tempered(logits, temperature)
+        drawn = _draw(logp, seeds, positions, top_k, top_p, min_p)
+        tokens = torch.where(temperature > 0, drawn, logits.argmax(-1))
+        return tokens, logp.gather(-1, tokens[:, None]).squeeze(1)
+    if temperature < 0 or not _sane(top_k, top_p, min_p):
         raise ValueError(
-            f"sample: temperature {temperature}, top_k {top_k}, top_p {top_p}; "
-            "expected temperature and top_k of at least 0 and top_p in (0, 1]"
+            f"sample: temperature {temperature}, top_k {top_k}, top_p {top_p}, min_p {min_p}; "
+            "expected temperature and top_k of at least 0, top_p in (0, 1] and min_p in [0, 1]"
         )
-    scaled = logits.float() if temperature in (0, 1) else logits.float() / temperature
-    logp = torch.log_softmax(scaled, dim=-1)
+    logp = tempered(logits, temperature)
     if temperature == 0:
         tokens = logits.argmax(-1)
     else:
-        mass = truncate(logp.exp(), top_k=top_k, top_p=top_p).double().cumsum(-1)
-        # inverse transform in order of id: a rounding error moves a border, not the whole draw
-        drawn = uniform(seeds, positions)[:, None] * mass[:, -1:]
-        tokens = torch.searchsorted(mass, drawn, right=True).squeeze(1)
-        tokens = tokens.clamp_max(logits.shape[-1] - 1)
+        tokens = _draw(logp, seeds, positions, top_k, top_p, min_p)
     return tokens, logp.gather(-1, tokens[:, None]).squeeze(1)
 
 
-def truncate(
-    p: Float[Tensor, "B V"], *, top_k: int = 0, top_p: float = 1.0
+def tempered(
+    logits: Float[Tensor, "B V"], temperature: float | Float[Tensor, " B"]
 ) -> Float[Tensor, "B V"]:
-    """Zero what lies outside the likeliest `top_k` tokens or `top_p` mass; not renormalised."""
-    if top_k in (0, p.shape[-1]) and top_p == 1:
-        return p
+    """Log-probabilities at a temperature, or at one per row; 0 leaves the logits as they are."""
+    if isinstance(temperature, Tensor):
+        scale = torch.where(temperature > 0, temperature, 1.0).unsqueeze(1)
+        return torch.log_softmax(logits.float() / scale, dim=-1)
+    scaled = logits.float() if temperature in (0, 1) else logits.float() / temperature
+    return torch.log_softmax(scaled, dim=-1)
+
+
+def truncate(
+    p: Float[Tensor, "B V"],
+    *,
+    top_k: int | Int[Tensor, " B"] = 0,
+    top_p: float | Float[Tensor, " B"] = 1.0,
+    min_p: float | Float[Tensor, " B"] = 0.0,
+) -> Float[Tensor, "B V"]:
+    """Zero what lies outside the likeliest `top_k` tokens, `top_p` mass or `min_p` share.
+
+    The result is not renormalised.
+    """
+    whole = not isinstance(top_k, Tensor) and top_k in (0, p.shape[-1])
+    if not (whole and not isinstance(top_p, Tensor) and top_p == 1):
+        p = _likeliest(p, top_k, top_p)
+    if isinstance(min_p, Tensor) or min_p > 0:
+        floor = _column(min_p) * p.amax(-1, keepdim=True)
+        p = torch.where(p >= floor, p, 0.0)
+    return p
+
+
+def adjusted(
+    logits: Float[Tensor, " V"],
+    *,
+    bias: Mapping[int, float] | None = None,
+    banned: Collection[int] = (),
+    written: Sequence[int] = (),
+    read: Sequence[int] = (),
+    presence: float = 0.0,
+    frequency: float = 0.0,
+    repetition: float = 1.0,
+) -> Float[Tensor, " V"]:
+    """Apply one request's bias and penalties to its logits, in the order in which they stand here.
+
+    Args:
+        logits: of the next token.
+        bias: added to the logits of these ids.
+        banned: ids that may not come.
+        written: ids generated so far.
+        read: ids of the prompt.
+        presence: subtracted from ids that were generated.
+        frequency: subtracted once per time an id was generated.
+        repetition: divides positive and multiplies negative logits of ids that were read or
+            generated (arXiv:1909.05858, section 4.1, in the sign-aware form that is in use).
+    """
+    logits = logits.clone()
+    if bias:
+        ids = torch.tensor(list(bias), device=logits.device)
+        logits[ids] += torch.tensor(list(bias.values()), dtype=logits.dtype, device=logits.device)
+    if presence or frequency:
+        ids, counts = _ids(written, logits.device).unique(return_counts=True)
+        logits[ids] -= presence + frequency * counts.to(logits.dtype)
+    if repetition != 1:
+        ids = _ids([*read, *written], logits.device).unique()
+        seen = logits[ids]
+        logits[ids] = torch.where(seen > 0, seen / repetition, seen * repetition)
+    if banned:
+        logits[_ids(list(banned), logits.device)] = -math.inf
+    return logits
+
+
+def _draw(
+    logp: Float[Tensor, "B V"],
+    seeds: Int[Tensor, " B"],
+    positions: Int[Tensor, " B"],
+    top_k: int | Tensor,
+    top_p: float | Tensor,
+    min_p: float | Tensor,
+) -> Int[Tensor, " B"]:
+    kept = truncate(logp.exp(), top_k=top_k, top_p=top_p, min_p=min_p)
+    mass = kept.double().cumsum(-1)
+    # inverse transform in order of id: a rounding error moves a border, not the whole draw
+    drawn = uniform(seeds, positions)[:, None] * mass[:, -1:]
+    tokens = torch.searchsorted(mass, drawn, right=True).squeeze(1)
+    return tokens.clamp_max(logp.shape[-1] - 1)
+
+
+def _likeliest(p: Tensor, top_k: int | Tensor, top_p: float | Tensor) -> Tensor:
     ordered, order = p.sort(dim=-1, descending=True, stable=True)
     keep = torch.ones_like(ordered, dtype=torch.bool)
-    if top_k:
+    if isinstance(top_k, Tensor):
+        most = torch.where(top_k > 0, top_k, p.shape[-1]).unsqueeze(1)
+        keep &= torch.arange(p.shape[-1], device=p.device) < most
+    elif top_k:
         keep[:, top_k:] = False
     # the mass before a token, among those that top-k left, decides: the first is always kept
     kept = torch.where(keep, ordered, 0.0)
     share = kept.cumsum(-1) / kept.sum(-1, keepdim=True)
-    keep &= share - kept / kept.sum(-1, keepdim=True) < top_p
+    keep &= (share - kept / kept.sum(-1, keepdim=True) < _column(top_p)) | (_column(top_p) >= 1)
     return torch.where(torch.zeros_like(keep).scatter(-1, order, keep), p, 0.0)
+
+
+def _sane(top_k: int | Tensor, top_p: float | Tensor, min_p: float | Tensor) -> bool:
+    known = isinstance(top_k, Tensor) or top_k >= 0
+    known &= isinstance(top_p, Tensor) or 0 < top_p <= 1
+    return bool(known and (isinstance(min_p, Tensor) or 0 <= min_p <= 1))
+
+
+def _column(value: float | Tensor) -> Tensor:
+    return value.unsqueeze(1) if isinstance(value, Tensor) else torch.tensor(value)
+
+
+def _ids(ids: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(ids, dtype=torch.long, device=device)
 
 
 def _mix(x: Int[Tensor, " B"]) -> Int[Tensor, " B"]:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from etude.ops import experts
 from etude.typing import Tensor
 
-Twin = Literal["loop", "group", "index"]
-FEW_PAIRS = 8  # token-expert pairs up to which "index" beats "group" (one core, measured)
-SMALL_STACK = 64 << 20  # numbers of a stack that is worth a second copy laid out for gathering
+Twin = Literal["loop", "group", "slice", "index"]
+FEW_PAIRS = 8  # token-expert pairs up to which "index" beats "slice" (one core, measured)
+SMALL_STACK = 64 << 20  # numbers of a stack that is worth a second copy laid out for serving
 
 
 def experts_twin(x: Tensor, active: int, stack: experts.Stack, *, serving: bool) -> Twin:
@@ -20,12 +20,11 @@ def experts_twin(x: Tensor, active: int, stack: experts.Stack, *, serving: bool)
         x: the tokens.
         active: experts per token.
         stack: weights of all experts.
-        serving: weights stay as they are for many passes, so that a copy laid out for gathering
-            pays.
+        serving: weights stay as they are for many passes, so that a copy of them pays, and no
+            gradient is recorded.
     """
-    few = x.shape[0] * active <= FEW_PAIRS
-    if serving and few and x.device.type == "cpu" and stack.up.numel() <= SMALL_STACK:
-        return "index"
+    if serving and x.device.type == "cpu" and stack.up.numel() <= SMALL_STACK:
+        return "index" if x.shape[0] * active <= FEW_PAIRS else "slice"
     return "group"
 
 
@@ -34,3 +33,15 @@ def experts_product(x: Tensor) -> experts.Product:
     if x.is_cuda and x.dtype == torch.bfloat16 and hasattr(F, "grouped_mm"):
         return experts.grouped
     return experts.slices
+
+
+def banded_twin(length: int, width: int, stride: int | None) -> Literal["mask", "blocks"]:
+    """Choose how whole rows of `length` tokens attend within a band of `width`.
+
+    Blocks compute two blocks of keys per query, and with a stride without a fused kernel. Measured
+    on one core, 6 heads of 64, both ways: 2048 tokens 307 to 75 ms at width 128, with a stride of
+    128 to 128 ms; nothing is won below four widths, or with a stride below six times the keys.
+    """
+    if stride is None:
+        return "blocks" if length >= 4 * width else "mask"
+    return "blocks" if length >= 6 * (2 * width + length // stride) else "mask"

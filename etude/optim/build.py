@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from etude import arch
 from etude.optim.adamw import AdamW
-from etude.optim.muon import Muon
+from etude.optim.muon import Cut, Muon
 from etude.recipe import parts
 from etude.typing import Tensor
 
@@ -68,15 +69,37 @@ def split(model: nn.Module, *, head: str = "adamw") -> tuple[Named, Named]:
         model: a decoder with native names.
         head: where the output head goes. The report names embeddings, biases and norms as the
             exceptions and is silent on the head (GLM-4.5 section 2.4); a matrix over the vocabulary
-            is on AdamW by our choice.
+            is on AdamW by our choice. So are a table of positions and the filters of a convolution,
+            which are one vector per channel and no matrix.
 
     Returns:
         Hidden matrices and stacks of expert matrices, each alone; and everything else.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    aside = {"embed.weight"} | ({"head.weight"} if head == "adamw" else set())
-    hidden = {name: p for name, p in named.items() if p.ndim >= 2 and name not in aside}
+    aside = ("embed.weight", "positions.weight", "conv.weight")
+    aside += ("head.weight",) if head == "adamw" else ()
+    hidden = {name: p for name, p in named.items() if p.ndim >= 2 and not name.endswith(aside)}
     return hidden, {name: p for name, p in named.items() if name not in hidden}
+
+
+def cuts(model: nn.Module) -> dict[str, Cut]:
+    """Tell which parameters hold several matrices that one product computes, by name.
+
+    Each of q, k and v of lightning attention, whose rows stand by head, and each of z, x, B, C and
+    dt of Mamba-2 is a matrix of its own to Muon: orthogonalised as one they would share their
+    singular vectors. A stored matrix of latent attention, gate, or expert stays whole, as in the
+    reports that train those with Muon (Moonlight, arXiv:2502.16982; Kimi K2, arXiv:2507.20534).
+    """
+    found: dict[str, Cut] = {}
+    for name, module in model.named_modules():
+        match getattr(module, "arch", None):
+            case arch.Lightning() as op:
+                found[f"{name}.qkv.weight"] = Cut(op.heads, (op.head_dim,) * 3)
+            case arch.Mamba2() as op:
+                shared = (op.channels - op.inner) // 2
+                sizes = (op.inner, op.inner, shared, shared, op.heads)
+                found[f"{name}.in_proj.weight"] = Cut(1, sizes)
+    return found
 
 
 def optimizers(model: nn.Module, spec: parts.AdamW | parts.Muon) -> Optimizers:
@@ -97,6 +120,7 @@ def optimizers(model: nn.Module, spec: parts.AdamW | parts.Muon) -> Optimizers:
                 steps=spec.steps,
                 rms=spec.rms,
                 weight_decay=spec.weight_decay,
+                cuts={hidden[name]: cut for name, cut in cuts(model).items() if name in hidden},
             )
             adamw = AdamW(rest.values(), other, **adam)
             return Optimizers(hidden | rest, {"muon": (muon, peak), "adamw": (adamw, other)})

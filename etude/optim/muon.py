@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made nearly orthogonal before they are added."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -41,13 +41,36 @@ def orthogonalise(
     return (x.mT if tall else x).float()
 
 
+class Cut(NamedTuple):
+    """How the rows of one parameter fall apart into matrices that are orthogonalised alone.
+
+    Attributes:
+        groups: equal runs of rows, for example heads; 1 where there is one run.
+        sizes: rows of each matrix within a run, in order.
+    """
+
+    groups: int
+    sizes: tuple[int, ...]
+
+    def apart(self, weight: Float[Tensor, "rows cols"]) -> list[Tensor]:
+        """Return the matrices, each with its rows of all runs."""
+        runs = weight.unflatten(0, (self.groups, sum(self.sizes)))
+        return [part.flatten(0, 1) for part in runs.split(self.sizes, dim=1)]
+
+    def joined(self, parts: list[Tensor]) -> Float[Tensor, "rows cols"]:
+        """Put the matrices back in the order of the rows."""
+        runs = [part.unflatten(0, (self.groups, -1)) for part in parts]
+        return torch.cat(runs, dim=1).flatten(0, 1)
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised per matrix, scaled to a fixed root mean square; decoupled decay.
 
-    A 2-D parameter is one matrix; a 3-D parameter is a stack of matrices (experts), each alone. All
-    matrices of one shape, or of its transpose, are iterated in one batched product. Shards
-    (`DTensor`) are gathered to whole matrices, and each rank takes its own part of the result back;
-    a stack that is sharded between its matrices needs no gathering.
+    A 2-D parameter is one matrix, or several that one product computes (`cuts`); a 3-D parameter is
+    a stack of matrices (experts), each alone. All matrices of one shape, or of its transpose, are
+    iterated in one batched product. Shards (`DTensor`) are gathered to whole matrices, and each
+    rank takes its own part of the result back; a stack that is sharded between its matrices needs
+    no gathering.
 
     Args:
         params: parameters of two or three dimensions.
@@ -57,6 +80,7 @@ class Muon(torch.optim.Optimizer):
         steps: Newton-Schulz iterations.
         rms: root mean square of the update of a matrix of full rank (0.2 is typical of AdamW).
         weight_decay: decay per unit of learning rate.
+        cuts: of the parameters that hold several matrices one below the other.
 
     Source: GLM-4.5, arXiv:2508.06471, section 2.4 (momentum, steps, RMS); Moonlight,
     arXiv:2502.16982, equation 4.
@@ -72,7 +96,9 @@ class Muon(torch.optim.Optimizer):
         steps: int = 5,
         rms: float = 0.2,
         weight_decay: float = 0.1,
+        cuts: Mapping[Tensor, Cut] | None = None,
     ):
+        self.cuts = dict(cuts or {})
         settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "steps": steps}
         super().__init__(params, settings | {"rms": rms, "weight_decay": weight_decay})
         for group in self.param_groups:
@@ -102,22 +128,36 @@ class Muon(torch.optim.Optimizer):
         if group["nesterov"]:
             updates = list(torch._foreach_add(grads, momenta, alpha=mu))
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        for members in _batches([_whole_shape(u) for u in updates]):
-            self._apply(params, updates, members, group)
+        self._joint(params, updates, group)
+        whole = [(p, u) for p, u in zip(params, updates, strict=True) if p not in self.cuts]
+        shapes = [_whole_shape(update) for _, update in whole]
+        for members in _batches(shapes):
+            moves = _orthogonal([_whole(whole[i][1]) for i in members], group)
+            for i, move in zip(members, moves, strict=True):
+                _move(whole[i][0], move)
 
-    def _apply(
-        self, params: list[Tensor], updates: list[Tensor], members: list[int], group: dict[str, Any]
-    ) -> None:
-        """Orthogonalise these parameters' matrices together, and add each to its own weights."""
-        whole = [_whole(updates[i]) for i in members]
-        wide = [u if u.shape[1] <= u.shape[2] else u.mT for u in whole]
-        flat = orthogonalise(torch.cat(wide), steps=group["steps"])
-        parts = flat.split([len(u) for u in wide])
-        for i, before, part in zip(members, whole, parts, strict=True):
-            result = part if before.shape == part.shape else part.mT
-            size = max(result.shape[1:])  # an orthogonal matrix has RMS size^-0.5
-            move = group["lr"] * group["rms"] * size**0.5
-            _own(params[i]).add_(_shard(result, params[i]), alpha=-move)
+    def _joint(self, params: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
+        """Move the parameters that hold several matrices, each matrix by its own update."""
+        for p, update in zip(params, updates, strict=True):
+            if p in self.cuts:
+                cut = self.cuts[p]
+                whole = update.full_tensor() if isinstance(update, DTensor) else update
+                moves = [_orthogonal([part[None]], group)[0][0] for part in cut.apart(whole)]
+                _move(p, cut.joined(moves)[None])
+
+
+def _orthogonal(updates: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """Orthogonalise stacks of matrices of one shape, or its transpose; scale each for its step."""
+    wide = [u if u.shape[1] <= u.shape[2] else u.mT for u in updates]
+    parts = orthogonalise(torch.cat(wide), steps=group["steps"]).split([len(u) for u in wide])
+    # an orthogonal matrix has RMS size^-0.5
+    scale = -group["lr"] * group["rms"] * max(updates[0].shape[1:]) ** 0.5
+    pairs = zip(updates, parts, strict=True)
+    return [(part if u.shape == part.shape else part.mT) * scale for u, part in pairs]
+
+
+def _move(param: Tensor, move: Float[Tensor, "M rows cols"]) -> None:
+    _own(param).add_(_shard(move, param))
 
 
 def _whole_shape(update: Tensor) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ def factor(spec: Schedule, tokens: int, total: int, *, batch: int = 1) -> float:
             zero.
 
     Source: cosine: GLM-4.5, arXiv:2508.06471, section 2.4; `wsd`: MiniCPM, arXiv:2404.06395,
-    section 4.
+    section 4; exponential decay: MiniMax-Text-01, arXiv:2501.08313.
     """
     seen, whole = spec.begin + tokens, spec.total or spec.begin + total
     if seen < spec.warmup:
@@ -29,6 +29,8 @@ def factor(spec: Schedule, tokens: int, total: int, *, batch: int = 1) -> float:
         return 1.0
     start = spec.warmup if spec.shape == "cosine" else whole - spec.decay * whole
     u = min(1.0, max(0.0, (seen - start) / max(1e-9, whole - start)))
+    if spec.shape == "wsd" and spec.decay_shape == "exponential":
+        return spec.final**u
     fall = _fall("cosine" if spec.shape == "cosine" else spec.decay_shape, u)
     return spec.final + (1 - spec.final) * fall
 
@@ -45,16 +47,19 @@ def _fall(shape: str, u: float) -> float:
 
 
 def rows(spec: Batch, tokens: int, *, ranks: int = 1) -> int:
-    """Rows of the coming global batch: a linear growth, in whole rows and a multiple of the ranks.
+    """Rows of the coming global batch: in whole rows and a multiple of the ranks.
 
     Args:
-        spec: final rows, first rows and tokens of growth.
+        spec: final rows, and how they are reached: a linear growth, or doublings.
         tokens: trained in this stage so far.
         ranks: each gets the same number of rows, at least one.
 
     Source: GLM-4.5 section 2.4 (16M to 64M tokens over the first 500B; linear is our choice of
-    shape).
+    shape); doublings: MiniMax-Text-01, arXiv:2501.08313 (16M to 128M tokens).
     """
+    if spec.doubles_at:
+        to_come = sum(tokens < mark for mark in spec.doubles_at)
+        return max(1, round(spec.rows / 2**to_come / ranks)) * ranks
     if spec.ramp_from is None or tokens >= spec.ramp_tokens:
         wanted = float(spec.rows)
     else:

@@ -19,7 +19,7 @@ class Dialogue:
         stop: ids that end the policy's turn.
     """
 
-    def __init__(self, tokenizer: Tokenizer, format: str = "glm45"):
+    def __init__(self, tokenizer: Tokenizer, format: str | None = "glm45"):
         self.tokenizer, self.format = tokenizer, format
         self.stop = frozenset(chat.stop_ids(tokenizer, format))
 
@@ -31,13 +31,13 @@ class Dialogue:
     def read(self, tokens: Sequence[int], start: Start) -> Message:
         """Return the turn that `tokens` spell; its end token counts for the format."""
         text = self.tokenizer.decode(tokens)
-        return parse(text, start.tools or [], format=self.format)
+        opened = chat.opened(thinking=start.thinking, format=self.format)
+        return parse(text, start.tools or [], opened=opened, format=self.format)
 
     def observation(self, messages: Chat, start: Start) -> list[int]:
         """Return the ids of tool results and of the next turn's opening.
 
         They follow the token by which the policy asked for results, which it sampled itself.
         """
-        results = [message["content"] for message in messages]
         options = {"thinking": start.thinking, "format": self.format}
-        return chat.observation(self.tokenizer, results, **options)
+        return chat.observation(self.tokenizer, messages, **options)

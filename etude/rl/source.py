@@ -70,7 +70,7 @@ class RolloutSource:
         spec: Rl,
         seed: int,
         *,
-        format: str = "glm45",
+        format: str | None = "glm45",
         records: Path | None = None,
         say: Callable[[str], None] = _tell,
         sampler: Sampler | None = None,
@@ -182,7 +182,8 @@ class RolloutSource:
 
     def _shares(self, groups: list[list[Sample]], rewards: Tensor) -> list[list[Scored]]:
         """Cut the groups into one share per update, then leave out those without signal."""
-        advantages = advantage.group(rewards, std=self.spec.objective.std)
+        grpo = self.spec.objective
+        advantages = advantage.group(rewards, std=grpo.std, eps=grpo.eps)
         useful = advantage.mixed(rewards).tolist()
         updates = self.spec.rollout.updates
         shares: list[list[Scored]] = [[] for _ in range(updates)]

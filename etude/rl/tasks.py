@@ -56,8 +56,11 @@ class TaskEnvironment:
 
     async def _call(self, reply: Message) -> Chat:
         pages = self.item.data.get("pages")
-        results = [await self.toolbox.call(*call, pages) for call in reply.tool_calls]
-        return [{"role": "tool", "content": result} for result in results]
+        told = []
+        for call in reply.tool_calls:
+            result = await self.toolbox.call(call.name, call.arguments, pages)
+            told.append({"role": "tool", "tool_call_id": call.id or call.name, "content": result})
+        return told
 
     def _notes(self, reply: Message) -> dict[str, Any]:
         """Say of the first turn whether it is a well-formed call, and the one a solution makes."""

@@ -65,7 +65,7 @@ def collect(
     load: Callable[[str], Decoder],
     seed: int,
     *,
-    format: str = "glm45",
+    format: str | None = "glm45",
     toolbox: Toolbox | None = None,
     say: Callable[[str], None] = lambda text: None,
     ranks: Ranks = ALONE,

@@ -10,7 +10,7 @@ words of the tools block are those of the released template.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from etude.text.format import Chat, Format, Malformed, Piece, Syntax, Tools, as_json
+from etude.text.format import Chat, Format, Malformed, Piece, Raw, Syntax, Tools, as_json
 
 TOOLS_BEFORE = """
 # Tools
@@ -46,7 +46,7 @@ TAGS = (
 class GLM45(Format):
     """The format; `pieces` says what a conversation is made of."""
 
-    name = "glm45"
+    name = source = "glm45"
     special = CONTROL + TAGS
     kept = TAGS
     stops = ("<|endoftext|>", "<|user|>", "<|observation|>")
@@ -79,7 +79,7 @@ class GLM45(Format):
             if role == "assistant":
                 yield from _reply(message, i, old=i < last_user, thinking=thinking)
             elif role == "tool":
-                yield from self.results([content])
+                yield from self.results([message])
             elif role == "user":
                 yield from _user(content, thinking=thinking)
             else:
@@ -92,27 +92,28 @@ class GLM45(Format):
         if not thinking:
             yield from _think("", turn=-1)
 
-    def results(self, contents: Sequence[str]) -> Iterator[Piece]:
+    def results(self, messages: Chat) -> Iterator[Piece]:
         """Each result in its own tags, all after one `<|observation|>`."""
-        for content in contents:
-            yield from (Piece("\n"), Piece("<tool_response>", marker=True), Piece(f"\n{content}\n"))
+        for message in messages:
+            text = f"\n{message['content']}\n"
+            yield from (Piece("\n"), Piece("<tool_response>", marker=True), Piece(text))
             yield Piece("</tool_response>", marker=True)
 
     def terminator(self, message: Mapping[str, Any]) -> str:
         """`<|observation|>` after tool calls, `<|user|>` after an answer."""
         return self.syntax.ends[bool(message.get("tool_calls"))]
 
-    def read_call(self, body: str) -> list[tuple[str, str]]:
+    def read_call(self, text: str) -> Raw:
         """Read the name, then pairs of `<arg_key>` and `<arg_value>`; blanks between are free."""
-        at = body.find("<arg_key>")
-        parts = [("", (body if at < 0 else body[:at]).strip())]
+        at, pairs = text.find("<arg_key>"), []
+        name = (text if at < 0 else text[:at]).strip()
         while at >= 0:
-            key, at = _between(body, at, "<arg_key>", "</arg_key>")
-            value, at = _between(body, at, "<arg_value>", "</arg_value>")
-            parts.append((key, value))
-            at = _skip(body, at)
-            at = at if at < len(body) else -1
-        return parts
+            key, at = _between(text, at, "<arg_key>", "</arg_key>")
+            value, at = _between(text, at, "<arg_value>", "</arg_value>")
+            pairs.append((key, value))
+            at = _skip(text, at)
+            at = at if at < len(text) else -1
+        return Raw(name, pairs)
 
 
 def _tools(tools: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:

@@ -18,11 +18,15 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 
 from etude.errors import EtudeError, closest
 from etude.files import atomic, digest, read_json, write_json
+from etude.text import ranks
 
 # Every digit alone, so that a number has one spelling; letters in runs with the space before them;
 # a run of signs with its space and the line breaks after it; line breaks with the blanks before
 # them; other blanks but the last before a word.
 PIECES = r"\p{N}| ?\p{L}[\p{L}\p{M}]*| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+VOCAB, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 class Tokenizer:
@@ -103,29 +107,37 @@ class Tokenizer:
         core.add_tokens([AddedToken(t, special=t not in kept, normalized=False) for t in special])
         return cls(core, config=_config(special), template=template)
 
+    @staticmethod
+    def lies_in(folder: Path) -> bool:
+        """Whether a folder holds a tokenizer: one file, vocabulary and merges as two, or ranks."""
+        two = all((folder / name).is_file() for name in (VOCAB, MERGES))
+        return two or any((folder / name).is_file() for name in ("tokenizer.json", ranks.FILE))
+
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Read the tokenizer files and the chat template of a published folder.
+
+        Older folders have no tokenizer.json, but the vocabulary and the merges in GPT-2's two
+        files; those of Kimi have tiktoken's ranks, and are written back as tokenizer.json.
 
         Raises:
             EtudeError: a file is missing or broken, or the vocabulary is not byte-level BPE.
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
-        layout = read_json(path)
-        try:
-            core = tokenizers.Tokenizer.from_str(json.dumps(layout))
-        except Exception as error:  # the library raises bare Exception for every fault of the file
-            raise EtudeError(str(path), f"cannot be read ({error})", "a tokenizers file") from error
-        if layout["model"].get("type") != "BPE" or "ByteLevel" not in json.dumps(
-            layout.get("decoder")
-        ):
-            raise EtudeError(str(path), "another kind of vocabulary", "byte-level BPE")
         config_path, template_path = (
             folder / "tokenizer_config.json",
             folder / "chat_template.jinja",
         )
         config = read_json(config_path) if config_path.exists() else {}
+        if path.exists() or not cls.lies_in(folder):
+            core = _from_one_file(path)
+        elif (folder / ranks.FILE).is_file():
+            core = ranks.read(folder / ranks.FILE, config)
+            fast = {"tokenizer_class": "PreTrainedTokenizerFast"}  # needs no code of the release
+            config = {k: v for k, v in config.items() if k != "auto_map"} | fast
+        else:
+            core = _from_two_files(folder)
         template = config.get("chat_template")
         if template_path.exists():
             template = template_path.read_text(encoding="utf-8")
@@ -198,6 +210,18 @@ class Tokenizer:
         return self.special[name]
 
     @property
+    def end(self) -> str:
+        """Name of the special token that ends a document.
+
+        Raises:
+            EtudeError: the configuration names none.
+        """
+        name = _name(self.config.get("eos_token"))
+        if name not in self.special:
+            raise EtudeError("tokenizer: eos_token", repr(name), "the name of a special token")
+        return name
+
+    @property
     def key(self) -> str:
         """Name of the content: equal vocabularies have equal keys."""
         return digest(self._core.to_str())
@@ -224,7 +248,7 @@ class Tokenizer:
 
     @cached_property
     def _bytes(self) -> dict[int, bytes]:
-        letters = _letters()
+        letters = ranks.letters()
         learned = self._core.get_vocab(with_added_tokens=False)
         table = {
             id: bytes(letters[c] for c in t)
@@ -236,6 +260,43 @@ class Tokenizer:
     @cached_property
     def _hidden(self) -> set[int]:
         return {id for id, token in self._core.get_added_tokens_decoder().items() if token.special}
+
+
+def _from_one_file(path: Path) -> tokenizers.Tokenizer:
+    layout = read_json(path)
+    try:
+        core = tokenizers.Tokenizer.from_str(json.dumps(layout))
+    except Exception as error:  # the library raises bare Exception for every fault of the file
+        raise EtudeError(str(path), f"cannot be read ({error})", "a tokenizers file") from error
+    if layout["model"].get("type") != "BPE" or "ByteLevel" not in json.dumps(layout.get("decoder")):
+        raise EtudeError(str(path), "another kind of vocabulary", "byte-level BPE")
+    return core
+
+
+def _from_two_files(folder: Path) -> tokenizers.Tokenizer:
+    """Put GPT-2's vocab.json and merges.txt together; the names of its special tokens lie beside.
+
+    A folder without such names has the one of GPT-2, where its vocabulary knows it.
+    """
+    try:
+        learned = models.BPE.from_file(str(folder / VOCAB), str(folder / MERGES))
+    except Exception as error:  # as above
+        found = f"cannot be read ({error})"
+        raise EtudeError(f"{folder / VOCAB} and {MERGES}", found, "a byte-level BPE") from error
+    core = tokenizers.Tokenizer(learned)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    beside = [read_json(path) for name in BESIDE if (path := folder / name).is_file()]
+    told = (value for part in beside for key, value in part.items() if key.endswith("_token"))
+    names = [_name(token) for token in told if isinstance(token, str | dict)] or ["<|endoftext|>"]
+    added = read_json(folder / ADDED) if (folder / ADDED).is_file() else {}
+    known = [name for name in dict.fromkeys(names) if core.token_to_id(name) is not None]
+    known += sorted(added.keys() - set(known), key=added.__getitem__)
+    core.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in known])
+    for name, id in added.items():
+        if core.token_to_id(name) != id:
+            raise EtudeError(f"{folder / ADDED}: {name}", str(id), f"{core.token_to_id(name)}")
+    return core
 
 
 class Stream:
@@ -252,13 +313,6 @@ class Stream:
     def finish(self) -> str:
         """What is left of a character that never came whole."""
         return self._decoder.decode(b"", final=True)
-
-
-def _letters() -> dict[str, int]:
-    """Byte-level BPE writes each byte as one printable letter; the map back (GPT-2's table)."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    moved = [byte for byte in range(256) if byte not in shown]
-    return {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(moved)}
 
 
 def _products(pair: str | list[str]) -> set[str]:

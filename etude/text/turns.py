@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from etude.text.arguments import Schemas
 from etude.text.chat import format_of
-from etude.text.format import Call, Malformed, Tools, as_json
+from etude.text.format import Call, Format, Malformed, Tools, as_json
 
 Kind = Literal["reasoning", "content", "moved", "call", "problem"]
 Place = Literal["reasoning", "content", "call"]
@@ -71,6 +71,7 @@ class Message:
                     "type": "function",
                     "function": {"name": c.name, "arguments": as_json(c.arguments)},
                 }
+                | ({"id": c.id} if c.id else {})
                 for c in self.tool_calls
             ]
         return turn
@@ -86,22 +87,27 @@ class Turns:
         tools: schemas of the tools on offer; an empty list makes every call unknown, None accepts
             any.
         opened: whether the prompt ends inside the reasoning, its opening tag already written.
-        format: name of the chat format.
+        format: name of the chat format, or the format.
     """
 
-    def __init__(self, tools: Tools = None, *, opened: bool = False, format: str = "glm45") -> None:
+    def __init__(
+        self, tools: Tools = None, *, opened: bool = False, format: str | Format | None = "glm45"
+    ) -> None:
         self._format = format_of(format)
-        self._schemas = Schemas(tools)
-        syntax = self._format.syntax
-        (self._think, self._unthink), (self._call, self._uncall) = syntax.think, syntax.call
-        stops = self._format.stops
+        syntax, stops = self._format.syntax, self._format.stops
+        self._schemas = Schemas(tools, syntax.words)
+        self._think, self._unthink = syntax.think or ("", "")
+        self._call, self._uncall = syntax.call
+        starts = (self._call, *(opens for opens, _ in syntax.sections))
+        sections = [tag for pair in syntax.sections for tag in pair]
         self._marks = {
-            "reasoning": _Marks(self._unthink, stops=stops),
-            "content": _Marks(*syntax.think, *syntax.call, stops=stops),
+            "reasoning": _Marks(self._unthink, *(starts if syntax.breaks else ()), stops=stops),
+            "content": _Marks(*(syntax.think or ()), *syntax.call, *sections, stops=stops),
             "call": _Marks(self._uncall, stops=stops),
         }
         self._at: Place = "reasoning" if opened else "content"
         self._thought, self._called = opened, False
+        self._section, self._filled = "", False
         self._rest = ""
         self._body: list[str] = []
         self._streams = {"reasoning": _Trimmed(), "content": _Trimmed()}
@@ -148,8 +154,10 @@ class Turns:
             yield from self._problem(f"{self._think} never closes")
         if self._at == "call":
             yield from self._problem(f"{self._call} never closes")
-        _, ask = self._format.syntax.ends
-        if self._end == ask and not self._called:
+        elif self._section:
+            yield from self._problem(f"{self._section} never closes")
+        answer, ask = self._format.syntax.ends
+        if self._end == ask != answer and not self._called:
             yield from self._problem(f"{ask} without a tool call")
         if self._called and self._end not in ("", ask):
             yield from self._problem(f"{self._end} after a tool call, where {ask} belongs")
@@ -167,13 +175,25 @@ class Turns:
     def _mark(self, mark: str) -> Iterator[Event]:
         """A tag; the machine only looks for those that mean something where it is."""
         fresh = not self._thought and not self._called
+        sections = dict(self._format.syntax.sections)
         if self._at == "call":
             self._at = "content"
             yield from self._read("".join(self._body))
-        elif self._at == "reasoning":
+            return
+        if self._at == "reasoning":
             self._at = "content"
-        elif mark == self._call:
-            self._at, self._body, self._called = "call", [], True
+            if mark == self._unthink:
+                return
+        if mark == self._call:
+            self._at, self._body, self._called, self._filled = "call", [], True, True
+            if sections and not self._section:
+                yield from self._problem(f"{mark} outside of {next(iter(sections))}")
+        elif mark in sections and not self._section:
+            self._section, self._called, self._filled = mark, True, False
+        elif self._section and mark == sections[self._section]:
+            if not self._filled:
+                yield from self._problem(f"no call in {self._section}")
+            self._section = ""
         elif mark == self._think and fresh:
             if self._streams["content"].text:
                 yield from self._problem("text before the reasoning")
@@ -191,16 +211,16 @@ class Turns:
         yield Event("moved")
 
     def _read(self, body: str) -> Iterator[Event]:
-        try:
-            name, *pairs = self._format.read_call(body)
-            call, wrong = self._schemas.read(name[1], pairs)
-        except Malformed as error:
-            yield from self._problem(f"malformed tool call: {error}")
-            return
-        self._calls.append(call)
-        yield Event("call", call=call)
-        for problem in wrong:
-            yield from self._problem(problem)
+        for text in self._format.split(body):
+            try:
+                call, wrong = self._schemas.read(self._format.read_call(text))
+            except Malformed as error:
+                yield from self._problem(f"malformed tool call: {error}")
+                continue
+            self._calls.append(call)
+            yield Event("call", call=call)
+            for problem in wrong:
+                yield from self._problem(problem)
 
     def _say(self, kind: Place, text: str) -> Iterator[Event]:
         if shown := self._streams[kind].add(text):
@@ -212,7 +232,7 @@ class Turns:
 
 
 def parse(
-    text: str, tools: Tools = None, *, opened: bool = False, format: str = "glm45"
+    text: str, tools: Tools = None, *, opened: bool = False, format: str | Format | None = "glm45"
 ) -> Message:
     """Take a whole reply apart; arguments as for `Turns`."""
     turns = Turns(tools, opened=opened, format=format)
@@ -225,7 +245,7 @@ class _Marks:
     """Tags to look for, and how much of a text's end may yet become a tag or be the last token."""
 
     def __init__(self, *marks: str, stops: tuple[str, ...]) -> None:
-        self._pattern = re.compile("|".join(map(re.escape, marks)))
+        self._pattern = re.compile("|".join(map(re.escape, filter(None, marks))))
         self._starts = {mark[:n] for mark in (*marks, *stops) for n in range(1, len(mark))} | set(
             stops
         )

@@ -8,7 +8,7 @@ from etude.errors import EtudeError
 from etude.models.describe import behind, describe, from_folder, named, own_vocab
 from etude.models.table import size
 from etude.recipe.load import load
-from etude.recipe.parts import Model
+from etude.recipe.model import Model
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import torch
 
 from etude import arch
-from etude.arch import MLP, MTP, Attention, Decoder, MoE, Residual, Rope, Router
+from etude.arch import MLP, MTP, Attention, Decoder, Init, MoE, Residual, Rope, Router
 from etude.nn import build
 from etude.nn.decoder import Decoder as Model
 from etude.nn.init import initialise
@@ -24,7 +24,7 @@ def description(*, groups: int = 1, mtp: int = 1, qk_norm: bool = True) -> Decod
         layers=((mix, Residual(MLP(24))), (mix, sparse), (mix, sparse)),
         mtp=MTP(depth=mtp, layer=(mix, sparse)) if mtp else None,
         max_length=64,
-        init_std=0.3,
+        init=Init(std=0.3),
     )
 
 

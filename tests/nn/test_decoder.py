@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from etude.errors import EtudeError
+from etude.nn.cache import Cache
 
 spec = importlib.util.spec_from_file_location("nn_helpers", Path(__file__).with_name("helpers.py"))
 helpers = importlib.util.module_from_spec(spec)
@@ -218,3 +219,31 @@ def test_bfloat16_stays_near_float32():
     assert scores.logp.dtype == torch.float32
     scores.logp.sum().backward()
     assert narrow.head.weight.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"ids": torch.tensor([[1, helpers.VOCAB]])}, "ids: 1 to 40, expected 0 to 39"),
+        ({"ids": torch.tensor([[1, -1]])}, "ids: -1 to 1, expected 0 to 39"),
+        ({"ids": torch.ones(2, 0, dtype=torch.long)}, "one token at least"),
+        ({"labels": torch.tensor([[1, helpers.VOCAB]])}, "labels: 40, expected 0 to 39"),
+        ({"labels": torch.tensor([[-1, 2]])}, "labels: -1, expected 0 to 39, or -100 to ignore"),
+    ],
+)
+def test_a_pass_that_cannot_be_is_answered_with_one_line(given, told):
+    with pytest.raises(EtudeError, match=told):
+        model()(**({"ids": torch.tensor([[1, 2]])} | given))
+
+
+def test_a_document_id_that_comes_back_stands_for_a_document_of_its_own():
+    m, ids = model(), torch.randint(0, helpers.VOCAB, (1, 6))
+    back, own = torch.tensor([[1, 1, 2, 2, 1, 1]]), torch.tensor([[1, 1, 2, 2, 3, 3]])
+    assert m(ids, segments=back).equal(m(ids, segments=own))
+
+
+def test_documents_are_not_taken_beside_a_cache():
+    m = model()
+    with pytest.raises(EtudeError, match="segments: given with a cache"):
+        ones = torch.ones(1, 2).long()
+        m(ones, segments=ones, cache=Cache(m, rows=1, capacity=4))

@@ -26,8 +26,9 @@ def test_the_twins_equal_the_loop(n, gated):
     # measured 8e-6 on values near 20; a lost weight or a wrong expert moves 1 or more
     torch.testing.assert_close(GROUP(x, chosen, weights, stack, F.silu), slow, atol=1e-4, rtol=1e-5)
     packed = experts.pack(stack)
-    index = experts.by_index(x, chosen, weights, packed, F.silu, gated=gated)
-    torch.testing.assert_close(index, slow, atol=1e-4, rtol=1e-5)
+    for twin in (experts.by_index, experts.by_slice):
+        fast = twin(x, chosen, weights, packed, F.silu, gated=gated)
+        torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -52,9 +53,9 @@ def test_an_expert_that_nobody_chose_gets_a_zero_gradient():
 
 def test_slices_passes_a_numerical_check():
     rows = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    matrices = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    stacks = [torch.randn(3, n, 3, dtype=torch.float64, requires_grad=True) for n in (2, 4)]
     ends = torch.tensor([2, 2, 5])
-    assert torch.autograd.gradcheck(lambda a, b: experts.slices(a, b, ends), (rows, matrices))
+    assert torch.autograd.gradcheck(lambda a, *b: experts.slices(a, ends, *b), (rows, *stacks))
 
 
 def test_bfloat16_runs_in_its_own_dtype():
@@ -66,12 +67,13 @@ def test_bfloat16_runs_in_its_own_dtype():
     assert F.cosine_similarity(out.float().flatten(), slow.flatten(), dim=0) > 0.999
 
 
-def test_few_tokens_in_serving_take_the_index_and_the_rest_is_sorted():
+def test_serving_reads_laid_out_matrices_and_training_the_parameters():
     *_, stack = case()
     few, many = torch.randn(2, 8), torch.randn(64, 8)
     assert select.experts_twin(few, 2, stack, serving=True) == "index"
     assert select.experts_twin(few, 2, stack, serving=False) == "group"
-    assert select.experts_twin(many, 2, stack, serving=True) == "group"
+    assert select.experts_twin(many, 2, stack, serving=True) == "slice"
+    assert select.experts_twin(many, 2, stack, serving=False) == "group"
     assert select.experts_product(many) is experts.slices
 
 

@@ -74,6 +74,38 @@ def test_a_frozen_head_gets_no_gradient():
     assert weight.grad is None
 
 
+@pytest.mark.parametrize("entropy", [False, True])
+def test_bfloat16_operands_are_multiplied_in_float32(entropy):
+    """Equal to the same numbers given as float32: nothing is rounded but the gradients, at the end.
+
+    A product rounded to bfloat16 moves these log-probabilities by 1e-2.
+    """
+    hidden, weight, labels = case()
+    narrow = [tensor.detach().bfloat16().requires_grad_() for tensor in (hidden, weight)]
+    wide = [tensor.detach().float().requires_grad_() for tensor in narrow]
+    low, high = (label_logp(*pair, labels, entropy=entropy, chunk=4) for pair in (narrow, wide))
+    slow = label_logp_reference(*narrow, labels, entropy=entropy)
+    for mine, exact, other in zip(low, high, slow, strict=True):
+        if exact is not None:
+            assert torch.equal(mine, exact)
+            torch.testing.assert_close(mine, other, atol=2e-6, rtol=0)
+    for result in (low, high):
+        sum(part.sum() for part in result if part is not None).backward()
+    for mine, exact in zip(narrow, wide, strict=True):
+        assert torch.equal(mine.grad, exact.grad.bfloat16())
+
+
+def test_float64_is_multiplied_as_it_is():
+    """The large parts of these sums cancel; in float32 they would take the small one with them."""
+    hidden = torch.tensor([[2.0**30, 1.0, -(2.0**30)]], dtype=torch.float64, requires_grad=True)
+    small = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    weight = torch.stack([torch.ones(3).double(), small, torch.ones(3).double()], dim=1)
+    logp, _ = label_logp(hidden, weight, torch.tensor([2]))
+    assert logp.item() == pytest.approx(small.log_softmax(0)[2].item(), abs=1e-6)
+    logp.sum().backward()
+    assert hidden.grad.dtype == torch.float64
+
+
 def test_bfloat16_gives_float32_results():
     hidden, weight, labels = case()
     narrow, head = hidden.detach().bfloat16().requires_grad_(), weight.detach().bfloat16()

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from etude.arch.swap import swap
+from etude.models.describe import named
+from etude.nn.build import decoder
 from etude.optim import build, muon
 from etude.optim.adamw import AdamW
 from etude.optim.muon import Muon, orthogonalise
@@ -182,3 +185,52 @@ def test_a_restored_state_continues_bit_for_bit(spec):
     run(again, second, range(3, 6))
     for name, tensor in model.state_dict().items():
         assert tensor.equal(again.state_dict()[name]), name
+
+
+def test_matrices_that_one_product_computes_are_made_orthogonal_alone():
+    """By head [q, k, v], as lightning stores them: the same as three parameters of their own."""
+    torch.manual_seed(5)
+    heads, width, dim = 3, 4, 8
+    value, gradient = torch.randn(heads * 3 * width, dim), torch.randn(heads * 3 * width, dim)
+    joint = weight(value, gradient)
+    cut = muon.Cut(heads, (width,) * 3)
+    Muon([joint], 0.1, cuts={joint: cut}).step()
+
+    def part(matrix, i):
+        return matrix.view(heads, 3, width, dim)[:, i].flatten(0, 1)
+
+    for i in range(3):
+        alone = weight(part(value, i), part(gradient, i))
+        Muon([alone], 0.1).step()
+        torch.testing.assert_close(part(joint.data, i), alone.data, atol=1e-6, rtol=0)
+    whole = weight(value, gradient)
+    Muon([whole], 0.1).step()
+    assert (whole.data - joint.data).abs().max() > 1e-3
+
+
+def test_parts_of_several_sizes_come_apart_and_together_again():
+    rows = torch.arange(14.0)[:, None].expand(-1, 2)
+    cut = muon.Cut(2, (4, 1, 2))
+    apart = cut.apart(rows)
+    assert [part[:, 0].tolist() for part in apart] == [
+        [0, 1, 2, 3, 7, 8, 9, 10],
+        [4, 11],
+        [5, 6, 12, 13],
+    ]
+    assert cut.joined(apart).equal(rows)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "name", "matrices"), [("lightning", "qkv", 3), ("mamba2", "in_proj", 5)]
+)
+def test_a_model_says_which_of_its_products_hold_several_matrices(mixer, name, matrices):
+    model = decoder(swap(named("glm45-tiny"), mixer=mixer))
+    found = build.cuts(model)
+    shapes = {key: p.shape for key, p in model.named_parameters()}
+    assert len(found) == len(model.layers) + 1  # the extra block has one, too
+    assert all(key.endswith(f"{name}.weight") for key in found)
+    for key, cut in found.items():
+        assert len(cut.sizes) == matrices
+        assert cut.groups * sum(cut.sizes) == shapes[key][0]
+    hidden, _ = build.split(model)
+    assert found.keys() <= hidden.keys()

@@ -1,5 +1,7 @@
 """Schedules at the marks of the worked example, and where their pieces meet."""
 
+import math
+
 import pytest
 
 from etude.optim import schedule
@@ -64,3 +66,26 @@ def test_weights_change_at_their_mark():
     assert [schedule.mtp_weight(mtp, t) for t in (0, 99, 100)] == [0.3, 0.3, 0.1]
     assert [schedule.bias_rate(balance, t) for t in (0, 99, 100)] == [1e-3, 1e-3, 0.0]
     assert schedule.mtp_weight(Mtp(), 10**9) == 0.3 and schedule.bias_rate(Balance(), 10**9) == 1e-3
+
+
+def test_the_fast_decay_of_minimax_text_01_halves_the_rate_in_equal_steps():
+    """1.3e-4 to 3e-5 over 1T tokens: halfway it is at their geometric mean, 6.245e-5."""
+    spec = Schedule(shape="wsd", decay=1.0, decay_shape="exponential", final=3e-5 / 1.3e-4)
+    at = [1.3e-4 * schedule.factor(spec, seen, 10**12) for seen in (0, 5 * 10**11, 10**12)]
+    assert at == pytest.approx([1.3e-4, math.sqrt(1.3e-4 * 3e-5), 3e-5])
+
+
+def test_the_batch_of_minimax_text_01_doubles_at_its_marks():
+    """Rows of 8,192 tokens: 16M is 1,953 of them, and 15,624 are 128M."""
+    spec = Batch(rows=15_624, doubles_at=(69 * 10**9, 790 * 10**9, 4_700 * 10**9))
+    marks = (0, 69 * 10**9 - 1, 69 * 10**9, 790 * 10**9, 4_700 * 10**9, 7_200 * 10**9)
+    assert [schedule.rows(spec, mark) for mark in marks] == [1953, 1953, 3906, 7812, 15_624, 15_624]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"doubles_at": (5, 5)}, {"doubles_at": (5,), "rows": 3}, {"doubles_at": (5,), "ramp_from": 1}],
+)
+def test_a_batch_that_cannot_double_so_is_refused(wrong):
+    with pytest.raises(ValueError, match="doubles_at|times a whole"):
+        Batch(**({"rows": 4, "ramp_tokens": 10} | wrong))

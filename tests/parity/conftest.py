@@ -10,7 +10,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return read(request.param)
 
 
-@pytest.fixture(params=[name for name in NAMES if name != "plain"])
+@pytest.fixture(params=[name for name in NAMES if "mtp.logits" in read(name).told])
 def extra(request: pytest.FixtureRequest) -> Case:
     """The cases that have an extra prediction layer."""
     return read(request.param)

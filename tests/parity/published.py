@@ -1,118 +1,43 @@
-"""Tiny random checkpoints of other structures, made and run by transformers.
+"""What transformers computes from a tiny random checkpoint: the same for every family.
 
 Every norm, bias, router correction and scale is random and far from its neutral value, so that a
-term left out, or applied in another order, moves the outputs. Imported by the recorder and by the
-tests marked `parity`; nothing else here needs transformers.
+term left out, or applied in another order, moves the outputs. The modules beside this one, one per
+family, make the checkpoints; imported by the recorder and by the tests marked `parity`.
 """
 
 import copy
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 STEP = 0.05  # learning rate of the one SGD step
 NEW = 12  # greedy tokens
 LENGTHS = (13, 7, 4)  # rows of the padded batch
 
-BASE: dict[str, Any] = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 72,
-    "moe_intermediate_size": 12,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "attention_bias": True,
-    "use_qk_norm": True,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "n_shared_experts": 1,
-    "routed_scaling_factor": 2.5,
-    "first_k_dense_replace": 1,
-    "norm_topk_prob": True,
-    "n_group": 1,
-    "topk_group": 1,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 128,
-    "num_nextn_predict_layers": 1,
-    "pad_token_id": None,
-}
-
-# What differs from BASE; `theta` and `fraction` describe the rope.
-CASES: dict[str, dict[str, Any]] = {
-    "large": {"num_attention_heads": 6, "theta": 1e6, "fraction": 0.5},
-    "air": {"use_qk_norm": False, "routed_scaling_factor": 1.0, "num_key_value_heads": 1},
-    "grouped": {
-        "n_routed_experts": 16,
-        "n_group": 4,
-        "topk_group": 2,
-        "n_shared_experts": 2,
-        "first_k_dense_replace": 2,
-        "fraction": 0.25,
-        "rms_norm_eps": 1e-6,
-    },
-    "plain": {
-        "attention_bias": False,
-        "norm_topk_prob": False,
-        "first_k_dense_replace": 0,
-        "num_nextn_predict_layers": 0,
-        "num_key_value_heads": 4,
-        "num_hidden_layers": 2,
-        "fraction": 1.0,
-        "theta": 500.0,
-    },
-    "wide": {
-        "num_attention_heads": 8,
-        "head_dim": 8,
-        "num_experts_per_tok": 1,
-        "norm_topk_prob": False,
-        "num_hidden_layers": 2,
-        "routed_scaling_factor": 0.7,
-        "theta": 1e5,
-        "fraction": 0.5,
-    },
-}
+Unpack = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
-def config(case: str) -> dict[str, Any]:
-    """Keys of config.json for a case, with the rope in the form transformers 5 takes."""
-    keys = {"theta": 1e4, "fraction": 0.5, **BASE, **CASES[case]}
-    rope = {"rope_type": "default", "rope_theta": keys.pop("theta")}
-    keys["rope_parameters"] = {**rope, "partial_rotary_factor": keys.pop("fraction")}
-    return keys
+def observe(model: Any, unpack: Unpack) -> dict[str, Tensor]:
+    """Record logits, padded rows, greedy text, loss, gradients and the loss after one step.
 
-
-def make(case: str, folder: Path, *, seed: int = 0) -> dict[str, Tensor]:
-    """Write a random checkpoint of a case and return what transformers computes from it."""
-    from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
-
-    torch.manual_seed(1000 + seed)
-    settings = Glm4MoeConfig(**config(case))
-    model = Glm4MoeForCausalLM._from_config(
-        settings, attn_implementation="eager", experts_implementation="eager"
-    ).eval()
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    scatter(model)
-    model.save_pretrained(folder)
-    told = {**_text(model), **_padded(model), **_learned(model)}
-    if settings.num_nextn_predict_layers:
-        told |= _extra_layer(model, folder, told["ids"])
+    Args:
+        model: of transformers, in evaluation mode, already scattered.
+        unpack: takes tensors by their names in memory to tensors by their names on disk.
+    """
+    told = {**_text(model), **_padded(model), **_learned(model, unpack)}
     return {name: tensor.detach().contiguous().clone() for name, tensor in told.items()}
 
 
 @torch.no_grad()
 def scatter(model: nn.Module) -> None:
     """Give every parameter and selection bias a random value that matters."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if name.endswith("inv_freq"):
-            continue
+    buffers = [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
+    for name, tensor in (*model.named_parameters(), *buffers):
         noise = torch.randn(tensor.shape)
         if name.endswith("e_score_correction_bias"):
             tensor.copy_(0.2 * noise)
@@ -120,7 +45,7 @@ def scatter(model: nn.Module) -> None:
             tensor.copy_(0.3 * noise)
         elif tensor.ndim == 1:
             tensor.copy_(1 + 0.3 * noise)
-        elif "embed_tokens" in name:
+        elif any(word in name for word in ("embed_tokens", "embeddings", "wte", "wpe")):
             # small: an eps that is wrong by 9e-6 shows against a mean square of 1e-2
             tensor.copy_(0.1 * noise)
         elif name.endswith("gate.weight"):
@@ -157,7 +82,7 @@ def _padded(model: Any) -> dict[str, Tensor]:
     return told
 
 
-def _learned(model: Any) -> dict[str, Tensor]:
+def _learned(model: Any, unpack: Unpack) -> dict[str, Tensor]:
     ids = torch.randint(0, model.config.vocab_size, (2, 17))
     labels = ids.clone()
     labels[0, :4], labels[1, 9:12] = -100, -100
@@ -165,7 +90,7 @@ def _learned(model: Any) -> dict[str, Tensor]:
     loss = model(input_ids=ids, labels=labels, use_cache=False).loss
     loss.backward()
     told = {"train.ids": ids, "train.labels": labels, "train.loss": loss}
-    told |= {f"grad.{name}": grad.norm() for name, grad in _published_grads(model)}
+    told |= {f"grad.{name}": grad.norm() for name, grad in unpack(_grads(model)).items()}
     with torch.no_grad():
         for p in model.parameters():
             p.sub_(STEP * p.grad)
@@ -173,13 +98,12 @@ def _learned(model: Any) -> dict[str, Tensor]:
     return told
 
 
-def _published_grads(model: nn.Module) -> list[tuple[str, Tensor]]:
-    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return list(unpack(grads).items())
+def _grads(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def unpack(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take the experts, which transformers packs in memory, apart as they are on disk."""
+    """Take gated experts, which transformers packs in memory, apart as they are on disk."""
     apart: dict[str, Tensor] = {}
     for name, tensor in state.items():
         stem, _, leaf = name.rpartition(".")
@@ -195,39 +119,6 @@ def unpack(state: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             apart[name] = tensor
     return apart
-
-
-@torch.no_grad()
-def _extra_layer(model: Any, folder: Path, ids: Tensor) -> dict[str, Tensor]:
-    """Run the extra prediction layer and add it to the file, where transformers leaves it out."""
-    from transformers.modeling_layers import MtpModel
-
-    extra = MtpModel(model, 1).eval()
-    layer = extra.layers[0]
-    scatter(layer)
-    place = f"model.layers.{model.config.num_hidden_layers}"
-    stored = {}
-    for name, tensor in unpack(layer.state_dict()).items():
-        name = name.removeprefix("mtp_block.").replace("post_norm", "shared_head.norm")
-        stored[f"{place}.{name}"] = tensor.clone()
-    stored[f"{place}.embed_tokens.weight"] = model.get_input_embeddings().weight.clone()
-    stored[f"{place}.shared_head.head.weight"] = model.lm_head.weight.clone()
-    file = folder / "model.safetensors"
-    save_file({**load_file(file), **stored}, file, metadata={"format": "pt"})
-
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    embedded = model.get_input_embeddings()(ids[:, 1:])
-    at = torch.arange(1, ids.shape[1])[None]
-    hide = torch.full((at.numel(), at.numel()), torch.finfo(torch.float32).min).triu(1)
-    out = layer(
-        embedded,
-        hidden,
-        position_embeddings=extra.rotary_emb(embedded, at),
-        attention_mask=hide[None, None],
-        position_ids=at,
-        past_key_values=None,
-    )
-    return {"mtp.logits": model.lm_head(out)}
 
 
 def greedy(model: Any, prompt: Tensor) -> Tensor:

@@ -5,31 +5,22 @@ import torch
 from safetensors.torch import load_file
 
 import etude
-from tests.parity import published
+from tests.parity.cases import families
 
 pytestmark = pytest.mark.parity
-CASES = sorted(published.CASES)
+CASES = [(family, case) for family, module in families().items() for case in sorted(module.CASES)]
 BOUND = 5e-5
 
 
-def reopen(folder):
-    from transformers import Glm4MoeForCausalLM
-
-    return Glm4MoeForCausalLM.from_pretrained(
-        folder,
-        attn_implementation="eager",
-        experts_implementation="eager",
-        output_loading_info=True,
-    )
-
-
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=CASES, ids="-".join)
 def made(request, tmp_path):
-    return tmp_path / "theirs", published.make(request.param, tmp_path / "theirs", seed=1)
+    family, case = request.param
+    module, folder = families()[family], tmp_path / "theirs"
+    return folder, module.make(case, folder, seed=1), module.reopen
 
 
 def test_fresh_weights_give_equal_logits_and_extra_logits(made):
-    folder, told = made
+    folder, told, _ = made
     model = etude.load(folder)
     torch.testing.assert_close(model(told["ids"]), told["logits"], atol=BOUND, rtol=0)
     if "mtp.logits" in told:
@@ -39,7 +30,7 @@ def test_fresh_weights_give_equal_logits_and_extra_logits(made):
 
 
 def test_a_saved_checkpoint_has_the_same_tensors_bit_for_bit(made, tmp_path):
-    folder, _ = made
+    folder, *_ = made
     etude.save(etude.load(folder), tmp_path / "ours", shard_bytes=1e5)
     ours = {}
     for shard in sorted((tmp_path / "ours").glob("*.safetensors")):
@@ -51,7 +42,7 @@ def test_a_saved_checkpoint_has_the_same_tensors_bit_for_bit(made, tmp_path):
 
 
 def test_transformers_opens_a_saved_checkpoint_with_equal_logits(made, tmp_path):
-    folder, told = made
+    folder, told, reopen = made
     etude.save(etude.load(folder), tmp_path / "ours", shard_bytes=1e5)
     model, info = reopen(tmp_path / "ours")
     assert not info["missing_keys"] and not info["mismatched_keys"]
@@ -60,7 +51,7 @@ def test_transformers_opens_a_saved_checkpoint_with_equal_logits(made, tmp_path)
 
 
 def test_a_checkpoint_that_transformers_saved_again_opens_as_its_trunk(made, tmp_path):
-    folder, told = made
+    folder, told, reopen = made
     reopen(folder)[0].save_pretrained(tmp_path / "again")
     if "mtp.logits" in told:
         with pytest.warns(UserWarning, match="only the trunk"):
@@ -71,10 +62,11 @@ def test_a_checkpoint_that_transformers_saved_again_opens_as_its_trunk(made, tmp
     torch.testing.assert_close(model(told["ids"]), told["logits"], atol=BOUND, rtol=0)
 
 
-def test_a_model_made_here_opens_in_transformers_with_equal_logits(tmp_path):
-    model = etude.create("glm45", "tiny", seed=3)
-    etude.save(model, tmp_path)
-    theirs, info = reopen(tmp_path)
+@pytest.mark.parametrize("family", families())
+def test_a_model_made_here_opens_in_transformers_with_equal_logits(family, tmp_path):
+    model = etude.create(family, "tiny", seed=3, **getattr(families()[family], "CREATED", {}))
+    etude.save(model, tmp_path, layout=getattr(families()[family], "OPENED", None))
+    theirs, info = families()[family].reopen(tmp_path)
     assert not info["missing_keys"] and not info["mismatched_keys"]
     ids = torch.randint(0, model.arch.vocab, (2, 30))
     with torch.no_grad():

@@ -68,6 +68,13 @@ def test_a_step_holds_exactly_the_groups_with_signal():
         assert (batch.advantage[~counted] == 0).all() and (batch.advantage[counted] != 0).all()
 
 
+def test_the_deviation_is_widened_by_the_recipes_eps():
+    plain, wide = source(), source(objective=Grpo(eps=1e9))
+    for made, least, most in ((plain, 0.4, 2.0), (wide, 1e-12, 1e-8)):
+        sizes = [b.advantage[b.labels != IGNORED].abs() for b in made.next(at(0))]
+        assert all(least < size.min() and size.max() < most for size in sizes)
+
+
 @pytest.mark.parametrize(("rule", "cause"), [("right", "all_right"), ("wrong", "all_wrong")])
 def test_groups_without_signal_give_an_empty_step_and_their_cause(rule, cause):
     made = source(

@@ -1,5 +1,6 @@
 """Experts teach only what passes the filters, in both modes, and hard problems more than once."""
 
+import random
 import re
 from collections import Counter
 
@@ -9,7 +10,7 @@ from etude.errors import EtudeError
 from etude.recipe.parts import Chats, TaskMix, Teacher
 from etude.recipe.stages import Unify
 from etude.rl import unify
-from etude.rl.filters import reject
+from etude.rl.filters import loops, reject
 from etude.rl.rollout import Sample
 from etude.rl.unify import collect
 from etude.text.chat import encode
@@ -139,6 +140,43 @@ ASKED = {"role": "tool", "content": "5"}
 def test_each_filter_drops_what_it_should(family, reply, facts, thinking, word):
     sample = Sample([], [], [], 0, replies=[reply], **facts)
     assert reject(item(family), sample, thinking=thinking) == word
+
+
+LOOP = re.compile(r"(.{4,}?)\1{3,}", re.DOTALL)
+
+
+def test_a_loop_is_found_wherever_the_regular_expression_finds_one():
+    """Parts of one to forty letters, three times to nine, between others."""
+    rng, found = random.Random(0), 0
+    for _ in range(4000):
+        letters = rng.choice(["a", "ab", "ab\n", "abcdefgh"])
+        part, before, after = (
+            "".join(rng.choices(letters, k=rng.randrange(1, most))) for most in (40, 30, 30)
+        )
+        text = before + (part * 9)[: rng.randrange(3, 5 * len(part) + 4)] + after
+        found += loops(text)
+        assert loops(text) == bool(LOOP.search(text)), text
+    assert 1000 < found < 3000
+
+
+class Counted(str):
+    """Counts how much of it is searched."""
+
+    looked = 0
+
+    def find(self, part, begin, end):
+        Counted.looked += end - begin
+        return super().find(part, begin, end)
+
+
+def test_the_search_for_loops_grows_with_the_text_and_not_with_its_square(monkeypatch):
+    """Four letters looked at per letter and level; there are as many levels as doublings."""
+    for length in (1 << 12, 1 << 15):
+        text = Counted("".join(random.Random(0).choices("ab c", k=length)))
+        monkeypatch.setattr(Counted, "looked", 0)
+        assert not loops(text)
+        assert Counted.looked < 4 * length * length.bit_length()
+    assert loops(Counted(text + 4 * text[:999]))
 
 
 def test_an_unknown_family_is_named():

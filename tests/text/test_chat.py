@@ -227,7 +227,7 @@ def test_a_vocabulary_without_a_tag_writes_it_as_text_but_one_without_a_role_tok
     encoded = chat.encode(poor, messages, thinking=False)
     assert poor.decode(encoded.ids) == chat.render(messages, thinking=False) + "<|user|>"
     assert spans(poor, encoded) == ["\n5<|user|>"]
-    with pytest.raises(EtudeError, match=r"<\|user\|>"):
+    with pytest.raises(EtudeError, match=r"\[gMASK\]"):
         chat.prompt(Tokenizer.train(LINES, 300, ["<|endoftext|>"]), messages)
 
 
@@ -342,5 +342,5 @@ def test_a_message_of_another_shape_is_named(message, where):
 def test_an_unknown_format_or_mode_is_named(tokenizer):
     with pytest.raises(EtudeError, match=r"did you mean glm45\?"):
         chat.render([], format="glm54")
-    with pytest.raises(EtudeError, match=r"assistant \| last \| all"):
+    with pytest.raises(EtudeError, match=r"assistant \| reply \| last \| all"):
         chat.encode(tokenizer, [], train="user")

@@ -320,3 +320,26 @@ def test_import_costs_under_a_fifth_of_a_second_and_no_torch():
     assert etude.__version__ and "load" in dir(etude)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         etude.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_named(folder, value):
+    held = load_file(folder / "model.safetensors")
+    held["model.norm.weight"][3] = value
+    save_file(held, folder / "model.safetensors")
+    with pytest.raises(EtudeError, match="model.norm.weight: holds NaN or infinity"):
+        etude.load(folder)
+
+
+def test_a_head_that_is_kept_wide_stays_float32_in_a_narrow_model():
+    model = etude.create("minimax_m1", "tiny").to(torch.bfloat16)
+    assert model.embed.weight.dtype == torch.bfloat16
+    assert model.head.weight.dtype == torch.float32
+    assert model.double().head.weight.dtype == torch.float64
+
+
+def test_the_scan_of_a_state_space_keeps_float32_in_a_narrow_model(tmp_path):
+    etude.save(etude.create("nemotron3", "tiny"), tmp_path)
+    mixer = etude.load(tmp_path, dtype="bfloat16").mixers()[0]
+    assert {mixer.a_log.dtype, mixer.d.dtype, mixer.dt_bias.dtype} == {torch.float32}
+    assert mixer.in_proj.weight.dtype == torch.bfloat16

@@ -1,0 +1,118 @@
+"""Released sizes of Kimi K2 and DeepSeek-V3, and small ones of their structure, as config.json."""
+
+from typing import Any
+
+_RELEASED: dict[str, Any] = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "kimi_k2",
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 163584,
+    "eos_token_id": 163586,
+    "first_k_dense_replace": 1,
+    "hidden_act": "silu",
+    "hidden_size": 7168,
+    "initializer_range": 0.02,
+    "intermediate_size": 18432,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 131072,
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_group": 1,
+    "n_routed_experts": 384,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 64,
+    "num_nextn_predict_layers": 0,
+    "pad_token_id": 163839,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-6,  # unconfirmed: later releases of the family say 1e-5; files decide
+    "rope_interleave": True,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 1.0,  # unconfirmed with factor 32; later releases say 32 and 64
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+    "rope_theta": 50000.0,
+    "routed_scaling_factor": 2.827,
+    "scoring_func": "sigmoid",
+    "tie_word_embeddings": False,
+    "topk_group": 1,
+    "topk_method": "noaux_tc",
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "v_head_dim": 128,
+    "vocab_size": 163840,
+}
+_MINIATURE: dict[str, Any] = _RELEASED | {
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "max_position_embeddings": 1024,
+    "num_attention_heads": 4,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 4,
+    "num_key_value_heads": 4,
+    "pad_token_id": None,
+    "rope_scaling": _RELEASED["rope_scaling"]
+    | {"factor": 4.0, "original_max_position_embeddings": 256},
+    "torch_dtype": "float32",
+}
+SIZES: dict[str, dict[str, Any]] = {
+    "full": _RELEASED,
+    "deepseek_v3": _RELEASED
+    | {
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "first_k_dense_replace": 3,
+        "max_position_embeddings": 163840,
+        "model_type": "deepseek_v3",
+        "n_group": 8,
+        "n_routed_experts": 256,
+        "num_attention_heads": 128,
+        "num_key_value_heads": 128,
+        "num_nextn_predict_layers": 1,
+        "pad_token_id": None,
+        "rope_scaling": _RELEASED["rope_scaling"] | {"factor": 40.0, "beta_fast": 32.0},
+        "rope_theta": 10000.0,
+        "routed_scaling_factor": 2.5,
+        "topk_group": 4,
+        "vocab_size": 129280,
+    },
+    # values narrower than the part of a head that does not turn, ranks that divide nothing
+    "tiny": _MINIATURE
+    | {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "kv_lora_rank": 20,
+        "moe_intermediate_size": 32,
+        "n_routed_experts": 16,
+        "q_lora_rank": 36,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "vocab_size": 512,
+    },
+    # learns within minutes on one core: what the quick recipes train
+    "mini": _MINIATURE
+    | {
+        "hidden_size": 128,
+        "intermediate_size": 320,
+        "kv_lora_rank": 32,
+        "moe_intermediate_size": 64,
+        "n_routed_experts": 8,
+        "q_lora_rank": 48,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+        "vocab_size": 1024,
+    },
+}
