@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from etude.errors import EtudeError, closest
-from etude.text.chat import prompt, stop_ids
+from etude.text.chat import format_of, opened, prompt, stop_ids
 from etude.text.format import Call
 from etude.text.tokenizer import Tokenizer
 from etude.text.turns import Event, Message, Turns
@@ -64,6 +64,7 @@ class Talk:
     tools: Mapping[str, Tool]
     messages: list[dict[str, Any]] = field(default_factory=list)
     thinking: bool = True
+    modes: tuple[bool, ...] = (True, False)
     use_tools: bool = False
     folded: bool = False
     thought: str = ""
@@ -93,7 +94,7 @@ def chat(
         seed: of sampling; each answer gets its own from it.
         console: where to write; standard output if None.
         lines: what the user says; typed or piped standard input if None.
-        stream: makes the tokens of an answer; `etude.engine.generate.stream` if None.
+        stream: makes the tokens of an answer; `etude.engine.generate.Talker` if None.
         tools: what `/tools` offers; the calculator if None.
 
     Raises:
@@ -101,7 +102,8 @@ def chat(
     """
     speaker = _speaker(model, stream, temperature=temperature, max_tokens=max_tokens, seed=seed)
     offered = _calculator() if tools is None else tools
-    talk = Talk({tool.name: tool for tool in offered})
+    modes = format_of(speaker.format).modes
+    talk = Talk({tool.name: tool for tool in offered}, thinking=modes[0], modes=modes)
     screen = Screen(console or Console(highlight=False))
     screen.note(_welcome(model))
     for line in _typed(screen.console) if lines is None else lines:
@@ -121,10 +123,12 @@ def _speaker(model: Any, stream: Stream | None, **how: Any) -> Speaker:
     if tokenizer is None:
         raise EtudeError("chat", "the model has no tokenizer", do="load a checkpoint that has one")
     if stream is None:
-        from etude.engine.generate import stream
-    from etude.models.table import family
+        from etude.engine.generate import Talker
 
-    name = family(model.published.family).CHAT
+        stream = Talker()
+    from etude.models.table import chat_format
+
+    name = format_of(chat_format(model.published.family, model.published.config)).name
     return Speaker(model, tokenizer, name, stream, stop_ids(tokenizer, name), **how)
 
 
@@ -174,11 +178,15 @@ def command(text: str, talk: Talk, screen: "Screen") -> bool:
 
 
 def _think(talk: Talk) -> str:
+    if True not in talk.modes:
+        return "this system never thinks"
     talk.thinking = True
     return "thinking on"
 
 
 def _nothink(talk: Talk) -> str:
+    if False not in talk.modes:
+        return "this system always thinks"
     talk.thinking = False
     return "thinking off"
 
@@ -254,7 +262,8 @@ def _reply(talk: Talk, speaker: Speaker, screen: "Screen") -> tuple[Message, boo
         thinking=talk.thinking,
         format=speaker.format,
     )
-    turns = Turns(schemas or [], format=speaker.format)
+    inside = opened(thinking=talk.thinking, format=speaker.format)
+    turns = Turns(schemas or [], opened=inside, format=speaker.format)
     decoder = speaker.tokenizer.stream()
     tokens = speaker.stream(
         speaker.model,

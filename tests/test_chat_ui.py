@@ -27,7 +27,7 @@ class Script:
 
     def __init__(self, tokenizer, *replies):
         self.tokenizer, self.replies, self.asked, self.seeds = tokenizer, list(replies), [], []
-        self.published = SimpleNamespace(tokenizer=tokenizer, family="glm45")
+        self.published = SimpleNamespace(tokenizer=tokenizer, family="glm45", config={})
 
     def parameters(self):
         return [SimpleNamespace(numel=lambda: 1234)]

@@ -1,27 +1,24 @@
-"""Batched cached decoding: prompts in, new tokens out, through the same modules as training.
+"""Prompts in, new tokens out: the engine, for callers who have all prompts and wait for all.
 
-Prompts of different lengths are padded on the right and read in chunks; then each step feeds one
-token per row. What a row samples depends on its seed, its prompt and its position, never on its
-neighbours.
+What a row samples depends on its seed, its prompt and its position, never on its neighbours.
 """
 
 import hashlib
+import operator
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsIndex
 
-import torch
-
+from etude.engine.engine import Engine
+from etude.engine.request import Delta, GenRequest, Limits, Sampling, Stops, Want
+from etude.engine.settings import Settings
 from etude.errors import EtudeError
-from etude.nn.cache import Cache
 from etude.nn.decoder import Decoder
-from etude.ops.sample import sample
-from etude.typing import Bool, Float, Int, Tensor
 
-# logits of a prompt chunk: 256 MB, unless 16 tokens of each row already make more
-LOGITS = 2**26
 ROWS = 256  # rows decoded together; on two CPU cores more rows give no more tokens a second
+BUDGET = 2048  # tokens of a pass: as fast as more, in a quarter of the memory
+PAGE = 64
 
 
 @dataclass(slots=True)
@@ -47,7 +44,7 @@ def generate(
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    seed: int | Sequence[int] = 0,
+    seed: SupportsIndex | Iterable[SupportsIndex] = 0,
     stop: Collection[int] = (),
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
@@ -68,31 +65,36 @@ def generate(
         One completion per prompt, in their order.
 
     Raises:
-        EtudeError: an empty prompt, an id outside the vocabulary, or no room after a prompt.
+        EtudeError: an empty prompt, an id outside the vocabulary, no room after a prompt, or
+            logits that are not finite.
     """
     _check(model, prompts)
-    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(prompts):
-        raise EtudeError("seed", f"{len(seeds)} seeds", f"one, or {len(prompts)}")
+    seeds = _seeds(seed, len(prompts))
     done = [Completion() for _ in prompts]
-    for start in range(0, len(prompts) if max_tokens > 0 else 0, ROWS):
-        rows = range(start, min(start + ROWS, len(prompts)))
-        keys = [_key(seeds[row], prompts[row]) for row in rows]
-        batch = _Batch(model, [prompts[row] for row in rows], keys, max_tokens)
-        while batch.rows:
-            made = batch.step(temperature=temperature, top_k=top_k, top_p=top_p)
-            ended = []
-            for place, token, logp in made:
-                row = done[start + place]
-                row.tokens.append(token)
-                row.logp.append(logp)
-                if token in stop:
-                    row.finish = "stop"
-                if token in stop or len(row.tokens) == batch.room[place]:
-                    ended.append(place)
-                if on_token:
-                    on_token(start + place, token)
-            batch.drop(ended)
+    if max_tokens <= 0 or not done:
+        return done
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    requests = [
+        _request(prompt, one, max_tokens, stop, want=Want(logp="tempered"), **how)
+        for prompt, one in zip(prompts, seeds, strict=True)
+    ]
+    engine = Engine(model, settings=_settings(model, prompts, max_tokens))
+    rows = {engine.submit(request): row for row, request in enumerate(requests)}
+    left = len(rows)
+    while left:
+        # within a step, in the order of the rows
+        for row, delta in sorted(
+            ((rows[delta.id], delta) for delta in engine.step()), key=lambda pair: pair[0]
+        ):
+            _raise(row, delta)
+            done[row].tokens += delta.token_ids
+            done[row].logp += delta.logp
+            if delta.finish:
+                done[row].finish = delta.finish
+                left -= 1
+            if on_token:
+                for token in delta.token_ids:
+                    on_token(row, token)
     return done
 
 
@@ -104,102 +106,100 @@ def stream(
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     stop: Collection[int] = (),
+    engine: Engine | None = None,
 ) -> Iterator[int]:
     """Yield the tokens that `generate` would write after one prompt, as they are made.
 
-    The arguments are those of `generate`. Closing the iterator ends the work.
+    Closing the iterator ends the work.
+
+    Args:
+        model, prompt, max_tokens, temperature, top_k, top_p, seed, stop: as in `generate`.
+        engine: of this model, with nothing else to do; it remembers earlier prompts, so that of a
+            longer talk only the end is read. None makes one.
     """
     _check(model, [prompt])
-    batch = _Batch(model, [prompt], [_key(seed, prompt)], max_tokens)
-    for _ in range(batch.room[0]):
-        [(_, token, _)] = batch.step(temperature=temperature, top_k=top_k, top_p=top_p)
-        yield token
-        if token in stop:
-            return
+    if max_tokens <= 0:
+        return
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    request = _request(prompt, _seeds(seed, 1)[0], max_tokens, stop, want=Want(), **how)
+    engine = engine or Engine(model, settings=_settings(model, [prompt], max_tokens))
+    for delta in engine.stream(request):
+        _raise(0, delta)
+        yield from delta.token_ids
 
 
-class _Batch:
-    """Rows that decode together, their cache, and the logits their next tokens are drawn from."""
+class Talker:
+    """A `stream` that remembers: of a longer talk, only what is new is read.
 
-    def __init__(
-        self, model: Decoder, prompts: Sequence[Sequence[int]], keys: list[int], max_tokens: int
-    ) -> None:
-        self.model, self.device = model, model.embed.weight.device
-        lengths = [len(prompt) for prompt in prompts]
-        self.rows = list(range(len(prompts)))
-        self.room = [min(max_tokens, model.arch.max_length - length) for length in lengths]
-        self.ended = [False] * len(prompts)
-        self.keys = torch.tensor(keys, device=self.device)
-        self.positions = torch.tensor(lengths, device=self.device)
-        room = max(length + room for length, room in zip(lengths, self.room, strict=True))
-        # rollouts of one group share their prompt: it is read once, and its cache row repeated
-        distinct = list(dict.fromkeys(map(tuple, prompts)))
-        self.distinct = distinct
-        place = {prompt: n for n, prompt in enumerate(distinct)}
-        self.place = torch.tensor([place[tuple(p)] for p in prompts], device=self.device)
-        self.cache = Cache(model, rows=len(distinct), capacity=room)
-        self.tokens = torch.empty(0, dtype=torch.long)  # of the last step; none yet
+    It belongs to one model, whose weights do not change meanwhile.
+    """
 
-    @torch.inference_mode()
-    def step(self, **how: Any) -> list[tuple[int, int, float]]:
-        """Choose one more token for every row: (row, token, log-probability) of those not ended."""
-        if not len(self.tokens):
-            logits = self._prefill()
-        else:
-            logits = self.model(self.tokens[:, None], cache=self.cache)[:, -1]  # [B, V]
-        self.tokens, logp = sample(logits, self.keys, self.positions, **how)
-        self.positions = self.positions + 1
-        made = zip(self.rows, self.tokens.tolist(), logp.tolist(), strict=True)
-        return [one for one in made if not self.ended[one[0]]]
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
 
-    @torch.inference_mode()
-    def drop(self, places: Sequence[int]) -> None:
-        """Let rows go that have ended; the cache is packed anew once a quarter of it is idle."""
-        for place in places:
-            self.ended[place] = True
-        alive = [n for n, place in enumerate(self.rows) if not self.ended[place]]
-        # an idle row still grows, and must not outgrow the model
-        full = self.cache.longest == self.model.arch.max_length
-        if len(alive) > 0.75 * len(self.rows) and not full:
-            return
-        self.rows = [self.rows[n] for n in alive]
-        if alive:
-            keep = torch.tensor(alive, device=self.device)
-            self.cache.keep(keep)
-            self.cache.longest = int(self.cache.lengths.max())
-            self.tokens, self.keys = self.tokens[keep], self.keys[keep]
-            self.positions = self.positions[keep]
-
-    def _prefill(self) -> Float[Tensor, "B V"]:
-        ids, mask = _padded(self.distinct, self.device)
-        lengths = mask.sum(1)
-        shortest, longest = min(map(len, self.distinct)), ids.shape[1]
-        size = max(16, LOGITS // (len(ids) * self.model.arch.vocab))
-        last = self.model.embed.weight.new_empty(0)
-        for start in range(0, longest, size):
-            part = slice(start, min(start + size, longest))
-            # a mask only where there is padding: the cache is faster while rows stay of one length
-            padded = mask[:, part] if shortest < part.stop else None
-            logits = self.model(ids[:, part], mask=padded, cache=self.cache)  # [B, T, V]
-            at = (lengths - 1 - start).clamp(0, logits.shape[1] - 1)
-            here = logits[torch.arange(len(ids), device=self.device), at]  # [B, V]
-            last = here if start == 0 else torch.where((lengths > start)[:, None], here, last)
-        if len(self.place) == len(ids):
-            return last
-        self.cache.keep(self.place)
-        return last[self.place]
+    def __call__(self, model: Decoder, prompt: Sequence[int], **how: Any) -> Iterator[int]:
+        """Yield new tokens; the arguments are those of `stream`."""
+        if self._engine is None or self._engine.model is not model:
+            settings = Settings(
+                page_size=16, max_running=1, token_budget=BUDGET, speculate=0, text=False
+            )
+            self._engine = Engine(model, settings=settings)
+        try:
+            yield from stream(model, prompt, engine=self._engine, **how)
+        except KeyboardInterrupt:  # perhaps in the middle of a step: nothing there can be trusted
+            self._engine = None
+            raise
 
 
-def _padded(
-    prompts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    longest = max(map(len, prompts))
-    rows = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    mask = torch.arange(longest, device=device) < lengths[:, None]
-    return torch.tensor(rows, device=device), mask
+def _settings(model: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) -> Settings:
+    """As much room as the largest rows that decode together can fill."""
+    longest = model.arch.max_length
+    needs = sorted(-(-min(len(prompt) + max_tokens, longest) // PAGE) for prompt in prompts)
+    return Settings(
+        pages=sum(needs[-ROWS:]) + 1,  # and the one that lets the last row in
+        page_size=PAGE,
+        max_running=min(ROWS, len(prompts)),
+        token_budget=max(BUDGET, ROWS),
+        reuse=False,
+        speculate=0,
+        text=False,
+    )
+
+
+def _request(
+    prompt: Sequence[int],
+    seed: int,
+    max_tokens: int,
+    stop: Collection[int],
+    *,
+    want: Want,
+    **how: Any,
+) -> GenRequest:
+    sampling = Sampling(seed=_key(seed, prompt), **how)
+    return GenRequest(
+        prompt, sampling, Limits(max_tokens=max_tokens), Stops(frozenset(stop)), want=want
+    )
+
+
+def _seeds(seed: Any, rows: int) -> list[int]:
+    """One seed per row, of any kind of integers."""
+    try:
+        seeds = [operator.index(seed)] * rows
+    except TypeError:
+        try:
+            seeds = [operator.index(one) for one in seed]
+        except TypeError as error:
+            raise EtudeError("seed", repr(seed), "a whole number, or one per row") from error
+    if len(seeds) != rows:
+        raise EtudeError("seed", f"{len(seeds)} seeds", f"one, or {rows}")
+    return seeds
+
+
+def _raise(row: int, delta: Delta) -> None:
+    if delta.failure is not None:
+        raise EtudeError(f"prompt {row}", f"{delta.failure.code}: {delta.failure.message}", code=1)
 
 
 def _check(model: Decoder, prompts: Sequence[Sequence[int]]) -> None:

@@ -1,5 +1,6 @@
 """Cached batched decoding gives what a pass over the whole row gives, whoever sits beside it."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,21 +67,29 @@ def test_logp_is_that_of_a_forward_pass_over_the_whole_row(model, temperature):
         torch.testing.assert_close(torch.tensor(made.logp), expected, atol=2e-5, rtol=0)
 
 
-def test_a_prompt_read_in_chunks_gives_the_same_tokens(model, monkeypatch):
+@pytest.fixture
+def passes(model, monkeypatch):
+    """Shapes [B, T, D] of what goes through the trunk."""
+    seen, trunk = [], type(model).trunk
+
+    def counted(self, x, ctx):
+        seen.append(tuple(x.shape[:2]))
+        return trunk(self, x, ctx)
+
+    monkeypatch.setattr(type(model), "trunk", counted)
+    return seen
+
+
+def test_a_prompt_read_in_chunks_gives_the_same_tokens(model, monkeypatch, passes):
     prompts = [list(range(1, 41)), list(range(2, 20)), [7], list(range(9, 42))]
     whole = engine.generate(model, prompts, max_tokens=5)
-    passes = []
-    forward = type(model).forward
-
-    def counted(self, ids, **how):
-        passes.append(ids.shape[1])
-        return forward(self, ids, **how)
-
-    monkeypatch.setattr(engine, "LOGITS", 1)
-    monkeypatch.setattr(type(model), "forward", counted)
+    assert passes == [(1, 40 + 18 + 1 + 33)] + [(4, 1)] * 4
+    passes.clear()
+    monkeypatch.setattr(engine, "BUDGET", 16)
+    monkeypatch.setattr(engine, "ROWS", 4)
     made = engine.generate(model, prompts, max_tokens=5)
     assert [row.tokens for row in made] == [row.tokens for row in whole]
-    assert passes[:3] == [16, 16, 8]
+    assert passes[0] == (1, 16) and all(rows * width <= 16 for rows, width in passes)
 
 
 def test_a_row_samples_the_same_alone_in_a_batch_and_next_to_rows_that_end(model):
@@ -125,17 +134,9 @@ def test_more_rows_than_decode_together_are_answered_in_order(model, monkeypatch
     ]
 
 
-def test_equal_prompts_are_read_once(model, monkeypatch):
-    rows = []
-    forward = type(model).forward
-
-    def counted(self, ids, **how):
-        rows.append(len(ids))
-        return forward(self, ids, **how)
-
-    monkeypatch.setattr(type(model), "forward", counted)
+def test_equal_prompts_are_read_once(model, passes):
     made = engine.generate(model, [[5, 6, 7]] * 4 + [[9]], max_tokens=3)
-    assert rows == [2, 5, 5]
+    assert passes == [(1, 4), (5, 1), (5, 1)]
     assert made[0].tokens == made[3].tokens == slow(model, [5, 6, 7], 3)
 
 
@@ -165,6 +166,14 @@ def test_a_prompt_that_can_not_be_read_is_named(model, prompts, told):
         engine.generate(model, prompts)
     with pytest.raises(EtudeError, match="3 seeds"):
         engine.generate(model, [[1]], seed=[1, 2, 3])
+
+
+def test_a_seed_may_be_any_kind_of_integer(model):
+    how = {"max_tokens": 8, "temperature": 1.0}
+    whole = engine.generate(model, [[3]], seed=3, **how)
+    assert engine.generate(model, [[3]], seed=np.int64(3), **how) == whole
+    assert engine.generate(model, [[3]], seed=np.array([3]), **how) == whole
+    assert engine.generate(model, [[3]], seed=torch.tensor(3), **how) == whole
 
 
 def test_nothing_asked_for_is_nothing_given(model):

@@ -1,0 +1,292 @@
+"""What is asked of the engine and what comes back; a request is checked before anything runs."""
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, Literal
+
+from etude.errors import EtudeError
+
+Priority = Literal["speech", "interactive", "batch"]
+RANKS: dict[str, int] = {"speech": 0, "interactive": 1, "batch": 2}
+Kind = Literal["reasoning", "content"]
+Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
+
+MAX_STOPS, MAX_STOP_LETTERS, MAX_BIASES = 16, 256, 1024
+
+
+def ids_of(prompt: Any) -> tuple[int, ...]:
+    """Read token ids given as any kind of integers.
+
+    Raises:
+        EtudeError: it is not a sequence of integers.
+    """
+    try:
+        return tuple(map(operator.index, prompt))
+    except TypeError as error:
+        raise EtudeError("prompt", f"{type(prompt).__name__}", "token ids") from error
+
+
+def signed(seed: int) -> int:
+    """Bring an integer of any size into 64 signed bits."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def _whole(name: str, value: Any, least: float) -> int:
+    try:
+        found = operator.index(value)
+    except TypeError as error:
+        raise EtudeError(name, repr(value), "a whole number") from error
+    if found < least:
+        raise EtudeError(name, str(found), f"at least {least}")
+    return found
+
+
+def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+    # infinity is no bound that a request may ask for, and NaN compares false
+    fits = isinstance(value, Real) and math.isfinite(value) and low <= float(value) <= high
+    if not fits or (open_low and value == low):
+        known = "at least 0" if high == math.inf else f"from {low} to {high}"
+        more = f", {low} apart" if open_low else ""
+        raise EtudeError(name, repr(value), f"a finite number {known}{more}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen: bias, penalties, temperature, top-k, top-p, min-p, draw.
+
+    Args:
+        temperature: 0 takes the likeliest token, the lowest id among equals.
+        top_k: keep this many of the likeliest tokens; 0 or -1 keeps all.
+        top_p: keep the smallest set of likeliest tokens with this probability.
+        min_p: keep tokens of at least this share of the likeliest one's probability.
+        presence, frequency: penalties on generated ids, once and per occurrence.
+        repetition: divides positive and multiplies negative logits of ids of prompt and answer.
+        bias: added to the logits of these ids.
+        seed: with the position of a token, all that its draw depends on.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _number("temperature", self.temperature, 0, math.inf)
+        _whole("top_k", self.top_k, -1)
+        _number("top_p", self.top_p, 0, 1, open_low=True)
+        _number("min_p", self.min_p, 0, 1)
+        _number("presence", self.presence, -2, 2)
+        _number("frequency", self.frequency, -2, 2)
+        _number("repetition", self.repetition, 0, 2, open_low=True)
+        if len(self.bias) > MAX_BIASES:
+            raise EtudeError("bias", f"{len(self.bias)} ids", f"at most {MAX_BIASES}")
+        for value in self.bias.values():
+            _number("bias", value, -100, 100)
+        object.__setattr__(self, "seed", signed(_whole("seed", self.seed, -math.inf)))
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits change before the temperature divides them."""
+        return bool(self.bias or self.presence or self.frequency or self.repetition != 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long an answer may be.
+
+    Args:
+        max_tokens: most new tokens, reasoning included; None is all that the context holds.
+        min_tokens: stop ids are out of reach before this many.
+        seconds: time from arrival after which the request ends with `deadline`; None is for ever.
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            _whole("max_tokens", self.max_tokens, 1)
+        _whole("min_tokens", self.min_tokens, 0)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            expected = f"at most max_tokens, {self.max_tokens}"
+            raise EtudeError("min_tokens", str(self.min_tokens), expected)
+        if self.seconds is not None:
+            _number("seconds", self.seconds, 0, math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """What ends an answer before its limit.
+
+    Args:
+        ids: token ids; the one that came is in the ids of the answer and not in its text.
+        texts: strings, matched across token borders; the first to be complete wins.
+        shown: whether a string that was matched is part of the text.
+        in_reasoning: whether strings are looked for in reasoning too.
+    """
+
+    ids: frozenset[int] = frozenset()
+    texts: tuple[str, ...] = ()
+    shown: bool = False
+    in_reasoning: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", frozenset(self.ids))
+        if isinstance(self.texts, str):
+            raise EtudeError("stop texts", "one string", "a sequence of strings")
+        object.__setattr__(self, "texts", tuple(self.texts))
+        if len(self.texts) > MAX_STOPS:
+            raise EtudeError("stop texts", f"{len(self.texts)} of them", f"at most {MAX_STOPS}")
+        for text in self.texts:
+            if not 0 < len(text) <= MAX_STOP_LETTERS:
+                expected = f"1 to {MAX_STOP_LETTERS}"
+                raise EtudeError("stop texts", f"one of {len(text)} letters", expected)
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """Markers of reasoning, and how much of it there may be.
+
+    Args:
+        close: ids that end reasoning, forced one by one when the budget is spent; the last is the
+            marker itself, which also counts when the model writes it unasked.
+        open: id that starts reasoning.
+        inside: whether the prompt ends inside of reasoning.
+        budget: most tokens between the markers, the forced ones apart; None is no bound, "auto"
+            leaves min(256, max_tokens / 4) tokens for the answer.
+    """
+
+    close: tuple[int, ...]
+    open: int | None = None
+    inside: bool = True
+    budget: int | Literal["auto"] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "close", tuple(self.close))
+        if not self.close:
+            raise EtudeError("thinking", "no closing ids", "the marker that ends reasoning")
+        if self.budget not in (None, "auto"):
+            _whole("thinking budget", self.budget, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What comes back beside tokens.
+
+    Args:
+        logp: log-probability of each token: of the model's own distribution ("raw") or of the one
+            at the sampling temperature ("tempered", what a policy is trained with); None spares it.
+        top: also that many of the likeliest ids at each position, with theirs.
+        prompt: also the log-probability of each id of the prompt; the request then reuses nothing.
+    """
+
+    logp: Literal["raw", "tempered"] | None = None
+    top: int = 0
+    prompt: bool = False
+
+    def __post_init__(self) -> None:
+        _whole("top", self.top, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class GenRequest:
+    """One request.
+
+    Args:
+        prompt: token ids; may be empty while `open`.
+        sampling, limits, stops, thinking, want: see there.
+        id: unique among the live requests; None lets the engine choose.
+        owner: only requests of one owner share what the engine remembers.
+        priority: who goes first.
+        open: the prompt will still grow; nothing is sampled before it is sealed.
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling = Sampling()
+    limits: Limits = Limits()
+    stops: Stops = Stops()
+    thinking: Thinking | None = None
+    want: Want = Want()
+    id: str | None = None
+    owner: str = ""
+    priority: Priority = "interactive"
+    open: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", ids_of(self.prompt))
+        if self.priority not in RANKS:
+            raise EtudeError("priority", repr(self.priority), f"one of {', '.join(RANKS)}")
+
+
+# token id and log-probability, likeliest first
+Top = list[tuple[int, float]]
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why a request ended with `error`: a short code, and one line for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one step adds to one answer.
+
+    Args:
+        id: of the request.
+        token_ids: new ids, the one that stopped it included.
+        text: complete characters that became certain; empty without a tokenizer.
+        kind: of tokens and text.
+        logp: of each token, where wanted.
+        top: of each token, where wanted.
+        prompt_logp: of the prompt's ids from the second on, in the first delta, where wanted.
+        finish: set in the last delta of a request.
+        failure: set when that is `error`.
+    """
+
+    id: str
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    kind: Kind = "content"
+    logp: list[float] = field(default_factory=list)
+    top: list[Top] = field(default_factory=list)
+    prompt_logp: list[float] | None = None
+    finish: Finish | None = None
+    failure: Failure | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """All deltas of a request in one."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    reasoning: str = ""
+    logp: list[float] = field(default_factory=list)
+    top: list[Top] = field(default_factory=list)
+    prompt_logp: list[float] | None = None
+    finish: Finish | None = None
+    failure: Failure | None = None
+
+    def add(self, delta: Delta) -> None:
+        """Take in one more delta."""
+        self.tokens += delta.token_ids
+        self.logp += delta.logp
+        self.top += delta.top
+        if delta.kind == "reasoning":
+            self.reasoning += delta.text
+        else:
+            self.text += delta.text
+        self.prompt_logp = delta.prompt_logp or self.prompt_logp
+        self.finish, self.failure = delta.finish, delta.failure
