@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,26 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from etude import __version__
+
+        print(f"etude {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """What stands before any verb."""
+
+
 INTERRUPTED = 130
 Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name or the path of a YAML file.")]
 Overrides = Annotated[
@@ -36,6 +56,10 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe>.")]
+Matched = Annotated[
+    str | None,
+    typer.Option("--match", help="With a swapped part: params or flops, kept by the FFN's width."),
+]
 
 
 @app.command()
@@ -45,12 +69,13 @@ def train(
     *,
     out: Out = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    match: Matched = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe's stages; finished ones are skipped, an interrupted one resumes exactly."""
     from etude.run import train as run
 
-    run(recipe, overrides or (), out=out, until=until, as_json=as_json)
+    run(recipe, _matched(overrides, match), out=out, until=until, as_json=as_json)
 
 
 @app.command()
@@ -62,25 +87,32 @@ def plan(
     rate: Annotated[
         float, typer.Option(min=0, help="FLOP/s of one device; 0 measures this machine.")
     ] = 0.0,
+    match: Matched = None,
     as_json: Json = False,
 ) -> None:
     """Say what a recipe will cost before it runs: tokens, FLOPs, time and memory per stage."""
     from etude.data.check import check_names
-    from etude.models.describe import describe, own_vocab
-    from etude.recipe.fit import check_fit
+    from etude.models.describe import by_stage, planned, swap_told
+    from etude.recipe.fit import check_dtype, check_fit
     from etude.recipe.load import load
     from etude.recipe.plan import cost, machine_rate, table
+    from etude.run import has_gpu
 
-    checked = load(recipe, overrides or ())
-    decoder = describe(checked.model, vocab=own_vocab(checked))
-    check_fit(checked, decoder)
+    checked = load(recipe, _matched(overrides, match))
+    # a rate that is given is that of another machine, which may have a GPU
+    check_dtype(checked, processes=devices, gpu=lambda: rate > 0 or has_gpu())
+    decoder = planned(checked)
+    others = by_stage(checked)
+    check_fit(checked, decoder, others)
     check_names(checked, ready=False)
-    rows = cost(checked, decoder, rate or machine_rate(), devices=devices)
+    rows = cost(checked, decoder, rate or machine_rate(), devices=devices, others=others)
     if as_json:
         for row in rows:
             _json(row.as_dict())
     else:
         print(table(checked, decoder, rows))
+        if checked.model.swapped:
+            print(swap_told(checked))
 
 
 @app.command()
@@ -88,13 +120,19 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="glm45, glm45-air, glm45-tiny, a checkpoint folder, `recipes`, or `stage`."
+            help="glm45, glm45-air, glm45-tiny, a recipe, a checkpoint folder, `recipes`, or "
+            "`stage`."
         ),
     ],
-    kind: Annotated[str | None, typer.Argument(help="With `stage`: which kind, e.g. rl.")] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(help="With `stage`: which kind, e.g. rl; else model.mixer=lightning etc."),
+    ] = None,
+    *,
+    match: Matched = None,
 ) -> None:
     """Show a composed model on one page, the shipped recipes, or the fields of a stage."""
-    from etude.models.describe import named
+    from etude.models.describe import named, planned, recipe_of, swap_told
     from etude.recipe.explain import describe_stage
     from etude.recipe.load import load, shipped
     from etude.show import page
@@ -102,7 +140,12 @@ def show(
     if name == "recipes":
         print("\n".join(f"{one:18s} {load(one).about}" for one in shipped()))
     elif name == "stage":
-        print(describe_stage(kind or ""))
+        print(describe_stage(more[0] if more else ""))
+    elif more or match or name in shipped() or name.endswith((".yaml", ".yml")):
+        checked = recipe_of(name, _matched(more, match))
+        print(page(checked.recipe, planned(checked)), end="")
+        if checked.model.swapped:
+            print(swap_told(checked))
     else:
         print(page(name, named(name)), end="")
 
@@ -113,8 +156,8 @@ def chat(
         str, typer.Argument(help="A run folder, a checkpoint folder or a hub name.")
     ],
     *,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
 ) -> None:
     """Talk to a trained model: /think /nothink /tools /fold /reset /help /quit."""
@@ -148,7 +191,10 @@ def convert(
     target: Annotated[Path, typer.Argument(help="Folder to write.")],
     *,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")
+        str | None,
+        typer.Option(
+            help="float32, bfloat16, float16, or fp8 or int4 weights; default: as stored."
+        ),
     ] = None,
     shard_gb: Annotated[float, typer.Option(min=1e-6, help="Largest shard in GB.")] = 5.0,
 ) -> None:
@@ -159,18 +205,59 @@ def convert(
 
 
 @app.command()
-def bench(
-    work: Annotated[str, typer.Argument(help="train, decode or all.")] = "all",
+def merge(
+    sources: Annotated[
+        list[str], typer.Argument(help="Checkpoints of one run at equal distances, in order.")
+    ],
     *,
-    family: Annotated[str, typer.Option(help="Which system.")] = "glm45",
-    threads: Annotated[int, typer.Option(help="Pinned CPU threads; 0 = all cores.")] = 0,
-    repeats: Annotated[int, typer.Option(help="Pairs to time.")] = 5,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    shape: Annotated[
+        Literal["linear", "sqrt", "cosine"], typer.Option(help="Of the decay that is emulated.")
+    ] = "sqrt",
+    final: Annotated[float, typer.Option(min=0, max=1, help="Its last factor.")] = 0.0,
+) -> None:
+    """Weigh checkpoints of a constant rate so that the sum is as if it had decayed over them."""
+    from etude.optim.merge import decay_weights
+    from etude.train.merge import merge as weigh
+
+    if len(sources) < 2:
+        raise EtudeError("merge", f"{len(sources)} checkpoint", "at least 2", code=2)
+    weights = decay_weights(len(sources), shape, final=final)
+    weigh(sources, weights, out)
+    for source, weight in zip(sources, weights, strict=True):
+        print(f"{weight:+.4f}  {source}")
+
+
+@app.command()
+def bench(
+    work: Annotated[
+        str, typer.Argument(help="train, prefill, decode, memory, longctx, flops, all.")
+    ] = "all",
+    *,
+    family: Annotated[str, typer.Option(help="Which system, or all.")] = "all",
+    threads: Annotated[int, typer.Option(min=0, help="Pinned CPU threads; 0 = all cores.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Pairs to time.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.svg.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Time etude against transformers on the same weights, interleaved, in one run."""
+    """Time etude against transformers on the same weights, interleaved, in one run.
+
+    `longctx` reads and continues contexts of 256 to 65,536 tokens, also with attention alone.
+    `flops` times nothing: it counts MiniMax-M1 against DeepSeek-R1 by length.
+    """
+    if work == "flops":
+        from etude.bench import flops
+
+        flops.run(out=out, as_json=as_json)
+        return
+    if work == "longctx":
+        from etude.bench import longctx
+
+        longctx.run(family, threads=threads, as_json=as_json, out=out)
+        return
     from etude.bench.pair import run
 
-    run(work, family=family, threads=threads, repeats=repeats, as_json=as_json)
+    run(work, family=family, threads=threads, repeats=repeats, as_json=as_json, out=out)
 
 
 @data_app.command(name="build")
@@ -217,6 +304,10 @@ def data_fetch(
     print(listing())
 
 
+def _matched(overrides: list[str] | None, match: str | None) -> list[str]:
+    return [*(overrides or ()), *([f"model.match={match}"] if match else ())]
+
+
 def _json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
@@ -243,10 +334,9 @@ def main() -> None:
 
 
 def _usage(error: Any) -> None:
-    print(
-        f"error: {error.format_message() if hasattr(error, 'format_message') else error}",
-        file=sys.stderr,
-    )
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    only_help = type(error).__name__ == "NoArgsIsHelpError"  # a verb is missing: its text is help
+    print(text if only_help else f"error: {text}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from etude.data.corpus import Corpus, build
+from etude.data.dedup import Near
 from etude.data.library import Library, NoCorpus
+from etude.data.quality import Pareto
 from etude.errors import EtudeError
 from etude.files import digest, read_json, sweep, write_json
 from etude.models import table
+from etude.models.describe import behind
 from etude.parallel.launch import ranks as launch
 from etude.parallel.mesh import Ranks
 from etude.recipe.identity import identities
@@ -42,7 +47,7 @@ def open_run(recipe: Recipe, folder: Path, *, as_json: bool) -> Iterator[Worksho
             if not ranks.main:
                 ranks.barrier()
             corpus = _corpus(recipe, log)
-            library = Library(corpus, recipe.corpus.documents, recipe.seed)
+            library = Library(corpus, recipe.corpus.documents, recipe.seed, format=_chat(recipe))
             tokenizer = _tokenizer(recipe, library, folder, log)
             if ranks.main:
                 write_json(folder / "corpus.json", corpus.manifest)
@@ -68,7 +73,22 @@ def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
 def _corpus(recipe: Recipe, log: Log) -> Corpus | NoCorpus:
     if recipe.corpus.size == "none":
         return NoCorpus()
-    return build(recipe.corpus.size, progress=log.progress)
+    spec = recipe.corpus
+    near = replace(Near(), threshold=spec.similarity, permutations=spec.hashes)
+    rules: dict[str, Any] = {"keep": spec.keep, "pareto": Pareto(spec.alpha), "near": near}
+    rules["decontaminate"] = spec.decontaminate
+    return build(spec.size, progress=log.progress, rules=rules)
+
+
+def _chat(recipe: Recipe) -> str | None:
+    """The chat format of the recipe's family, or of the checkpoint that it starts from."""
+    if recipe.model.family:
+        return table.family(recipe.model.family).CHAT
+    from etude.weights.hub import locate
+
+    config = read_json(behind(locate(recipe.model.path or "")) / "config.json")
+    family = table.by_model_type(config).__name__.rpartition(".")[2]
+    return table.chat_format(family, config)
 
 
 def _tokenizer(recipe: Recipe, library: Library, folder: Path, log: Log) -> Tokenizer:
@@ -77,13 +97,13 @@ def _tokenizer(recipe: Recipe, library: Library, folder: Path, log: Log) -> Toke
 
         return Tokenizer.load(locate(recipe.tokenizer.path))
     home = folder / "tokenizer"
-    key = digest(str(recipe.tokenizer), str(library.corpus.manifest.get("key")), str(recipe.seed))
+    made_of = (recipe.tokenizer, library.corpus.manifest.get("key"), recipe.seed, library.format)
+    key = digest(*map(str, made_of))
     if (home / "key.json").exists() and read_json(home / "key.json") == key:
         return Tokenizer.load(home)
     log.say(f"tokenizer: {recipe.tokenizer.vocab} tokens")
-    format = table.family(recipe.model.family).CHAT if recipe.model.family else "glm45"
     sample = library.sample(recipe.tokenizer.sample_bytes)
-    made = new_tokenizer(sample, recipe.tokenizer.vocab, format=format)
+    made = new_tokenizer(sample, recipe.tokenizer.vocab, format=library.format)
     made.save(home)
     write_json(home / "key.json", key)
     return Tokenizer.load(home)

@@ -8,6 +8,7 @@ A run is a folder that holds everything:
     tokenizer/                 the vocabulary all stages share
     corpus.json                what the corpus holds and why documents were dropped
     stages/<name>/checkpoint/  the published layout, per stage
+    stages/<name>/kept/        checkpoints on the way there, where the recipe asks for them
     stages/<name>/state/       exact training state of a stage that has not finished
     evals/ samples/ rollouts/  tables, answers, recorded attempts
     report.html                all of it on one page
@@ -23,10 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from etude.data.check import check_names
 from etude.errors import EtudeError
+from etude.evals.figures import measured, results
 from etude.files import atomic, read_json, write_json
-from etude.models.describe import describe, own_vocab
-from etude.recipe.fit import check_fit
-from etude.recipe.identity import identities
+from etude.models import table
+from etude.models.describe import by_stage, planned, swap_told
+from etude.recipe.fit import check_dtype, check_fit
+from etude.recipe.identity import figure_keys, identities
 from etude.recipe.load import dump, load
 from etude.recipe.stages import Eval, Recipe, Stage
 
@@ -35,8 +38,11 @@ if TYPE_CHECKING:
 
 
 def folder_of(recipe: Recipe, default_seed: int) -> Path:
-    """Return where a run goes when nothing is said: another seed gets a folder of its own."""
-    suffix = "" if recipe.seed == default_seed else f"-seed{recipe.seed}"
+    """Return where a run goes when nothing is said: other parts or seeds have their own folder."""
+    of = recipe.model
+    parts = (of.mixer, of.every, of.window, of.ffn, of.router, of.norm, of.match)
+    suffix = "".join(f"-{part}" for part in parts if part)
+    suffix += "" if recipe.seed == default_seed else f"-seed{recipe.seed}"
     return Path("runs") / f"{recipe.recipe}{suffix}"
 
 
@@ -68,13 +74,15 @@ def train(
     folder = out or folder_of(recipe, load(name).seed)
     names = identities(recipe)
     again = shlex.join([name, *(text for text in overrides if not text.startswith("seed="))])
-    waiting = [s for s in _wanted(recipe, until) if not _finished(folder, s, names[s.name])]
+    done = _finished(folder, recipe)
+    waiting = [stage for stage in _wanted(recipe, until) if stage.name not in done]
     if not waiting:
         if os.environ.get("RANK", "0") == "0":  # as in `parallel.launch`, which needs torch
             record(folder, recipe)  # a kill may have come between a stage's end and this
             _tell(folder, recipe, again, as_json=as_json)
         return folder
-    check_fit(recipe, describe(recipe.model, vocab=own_vocab(recipe)))
+    check_dtype(recipe, processes=int(os.environ.get("WORLD_SIZE", "1")), gpu=has_gpu)
+    check_fit(recipe, planned(recipe), by_stage(recipe))
     check_names(recipe, ready=True)
     from etude.opening import open_run  # torch; a finished run is answered without it
 
@@ -82,6 +90,8 @@ def train(
         if shop.ranks.main:
             with atomic(folder / "recipe.yaml", "w") as file:
                 file.write(dump(recipe))
+        if recipe.model.swapped:
+            shop.log.say(swap_told(recipe))
         for stage in waiting:
             place = recipe.stages.index(stage) + 1
             shop.log.say(f"{place}/{len(recipe.stages)} {stage.name} ({stage.stage})")
@@ -89,6 +99,13 @@ def train(
     if shop.ranks.main:
         _tell(folder, recipe, again, as_json=as_json)
     return folder
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU; it takes torch to know, so only who must asks."""
+    from etude.parallel import launch
+
+    return launch.has_gpu()
 
 
 def _run(shop: "Workshop", stage: Stage, identity: str) -> None:
@@ -107,19 +124,21 @@ def _run(shop: "Workshop", stage: Stage, identity: str) -> None:
 def record(folder: Path, recipe: Recipe) -> None:
     """Write `run.json` from the finished stages; `last` is the newest one that has a checkpoint.
 
-    A stage that was finished under another description waits: it is not part of this run.
+    A stage that was finished under another description waits: it is not part of this run. `figures`
+    holds the keys of the evaluations that are; the folder may hold those of other recipes.
     """
     rows: list[dict[str, Any]] = []
-    last, names = None, identities(recipe)
+    last, finished = None, _finished(folder, recipe)
     for stage in recipe.stages:
-        if _finished(folder, stage, names[stage.name]):
+        if stage.name in finished:
             done = read_json(folder / "stages" / stage.name / "done.json")
             rows.append({"name": stage.name, "kind": stage.stage, "status": "done", **done})
             last = last if isinstance(stage, Eval) else stage.name
         else:
             rows.append({"name": stage.name, "kind": stage.stage, "status": "waiting"})
     about = {"recipe": recipe.recipe, "about": recipe.about, "seed": recipe.seed}
-    write_json(folder / "run.json", about | {"last": last, "stages": rows})
+    told = {"last": last, "stages": rows, "figures": figure_keys(recipe)}
+    write_json(folder / "run.json", about | told)
 
 
 def _wanted(recipe: Recipe, until: str | None) -> list[Stage]:
@@ -133,9 +152,17 @@ def _known(recipe: Recipe, until: str | None) -> None:
         raise EtudeError(f"--until {until}", "no such stage", ", ".join(names))
 
 
-def _finished(folder: Path, stage: Stage, identity: str) -> bool:
-    checkpoint = folder / "stages" / stage.name / "checkpoint" / "config.json"
-    return _identity(folder, stage) == identity and (isinstance(stage, Eval) or checkpoint.exists())
+def _finished(folder: Path, recipe: Recipe) -> set[str]:
+    """Return the stages that were finished under this description and left what they should."""
+    names, keys = identities(recipe), figure_keys(recipe)
+
+    def left(stage: Stage) -> bool:
+        if isinstance(stage, Eval):  # another recipe may have measured its own stage of this name
+            return all(measured(folder, name) in keys[name] for name in stage.of)
+        return (folder / "stages" / stage.name / "checkpoint" / "config.json").exists()
+
+    same = (stage for stage in recipe.stages if _identity(folder, stage) == names[stage.name])
+    return {stage.name for stage in same if left(stage)}
 
 
 def _identity(folder: Path, stage: Stage) -> str | None:
@@ -153,7 +180,7 @@ def _tell(folder: Path, recipe: Recipe, again: str, *, as_json: bool) -> None:
     from etude.evals.table import aggregate, render
 
     page = write_report(folder)
-    found = aggregate([folder]) if any((folder / "evals").glob("*.json")) else None
+    found = aggregate([folder]) if results(folder)[0] else None
     if as_json:
         print(json.dumps({"run": str(folder), "report": str(page), "table": found}))
         return
@@ -163,15 +190,18 @@ def _tell(folder: Path, recipe: Recipe, again: str, *, as_json: bool) -> None:
     count = f"{len(done)} of {len(recipe.stages)} stages done"
     seconds = sum(row["seconds"] for row in done)
     print(f"\n{recipe.recipe}: {count}, {seconds / 60:.1f} minutes of work")
-    for command, why in _next(folder, page, recipe.seed, again):
+    for command, why in _next(folder, page, recipe, again):
         print(f"  {command:44s} {why}")
 
 
-def _next(folder: Path, page: Path, seed: int, again: str) -> list[tuple[str, str]]:
+def _next(folder: Path, page: Path, recipe: Recipe, again: str) -> list[tuple[str, str]]:
+    family = recipe.model.family
+    talks = family is None or table.family(family).CHAT is not None
+    chat = [(f"etude chat {folder}", "talk to it: /think /nothink /tools")] if talks else []
     return [
         (f"open {page}", "curves, table, samples on one page"),
-        (f"etude chat {folder}", "talk to it: /think /nothink /tools"),
+        *chat,
         (f"etude show {folder}", "the model on one page"),
         (f"etude plan {again}", "what each stage costs"),
-        (f"etude train {again} seed={seed + 1}", "the same with another seed"),
+        (f"etude train {again} seed={recipe.seed + 1}", "the same with another seed"),
     ]

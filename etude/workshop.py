@@ -4,24 +4,31 @@ This is the one place that knows data, reinforcement learning, evaluation and tr
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from etude.data.library import Library
-from etude.data.loader import Batch, Loader
-from etude.data.synth import Chat, sft
+from etude.data.loader import Loader
+from etude.data.synth import Chat, written
+from etude.data.tasks_fewshot import Materials
 from etude.data.tokens import TokenSet
-from etude.evals.harness import against, evaluate
+from etude.errors import EtudeError
+from etude.evals.figures import measured
+from etude.evals.harness import Seen, against, evaluate
+from etude.evals.ladder import rung
 from etude.files import digest, read_json, write_json
 from etude.models import checkpoint, table
+from etude.models.describe import compute, describe, planned, resized, unswapped
 from etude.nn.decoder import Decoder
-from etude.optim import schedule
 from etude.parallel.mesh import Ranks
+from etude.reading import Packed, moves, text
 from etude.recipe import parts
+from etude.recipe.identity import figure_key
 from etude.recipe.load import as_data
 from etude.recipe.stages import (
     Eval,
@@ -40,38 +47,12 @@ from etude.rl.unify import collect
 from etude.text.chat import stop_ids
 from etude.text.tokenizer import Tokenizer
 from etude.train.log import Log
-from etude.train.loop import Progress
 from etude.train.objective import NextToken
 from etude.train.stage import StageResult, run_stage
 from etude.train.step import Objective
 
 Result = dict[str, Any]
 REPEATS = 4  # times one expert's answer is seen at most, where few passed the filters
-
-
-class Packed:
-    """`train.loop.Source` over packed token sets, with the recipe's batch growth."""
-
-    def __init__(self, loader: Loader, batch: parts.Batch, world: int) -> None:
-        self.loader, self.batch, self.world = loader, batch, world
-
-    def next(self, progress: Progress) -> Sequence[Batch]:
-        """Return this rank's micro-batches of the next step."""
-        rows = schedule.rows(self.batch, progress.tokens, ranks=self.world)
-        found = self.loader.next(rows)
-        return found.split(self.batch.micro) if self.batch.micro else [found]
-
-    def metrics(self) -> Mapping[str, float]:
-        """Return passes over each set so far."""
-        return {f"epochs_{name}": round(passes, 3) for name, passes in self.loader.epochs.items()}
-
-    def state(self) -> dict[str, Any]:
-        """Return the position in the data."""
-        return self.loader.state()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a position."""
-        self.loader.restore(state)
 
 
 @dataclass(slots=True)
@@ -122,51 +103,74 @@ class Workshop:
         model = checkpoint.load(self.folder / "stages" / stage / "checkpoint")
         return model.to(self.ranks.device)
 
+    def _fresh(self, stage: Pretrain | Midtrain) -> Decoder | None:
+        """Return new weights of the stage's own size; None where it goes on from another stage."""
+        if not isinstance(stage, Pretrain) or stage.fresh is None:
+            return None
+        return start(resized(self.recipe, stage.fresh), self.tokenizer)
+
     def _pretrain(self, stage: Pretrain | Midtrain) -> Result:
-        sets = {name: self._open(name, stage.data.fim) for name in stage.data.mix}
-        loader = self._loader(stage, sets, stage.data.mix, stage.data.length, stage.data.pack)
-        return self._train(
-            stage, Packed(loader, stage.batch, self.ranks.world), NextToken(), stage.tokens
-        )
+        data = stage.data
+        mixes = [self._present(stage, "data.mix", mix) for mix in data.mixes]
+        if not all(mixes):
+            found = "names only domains that are not on this machine"
+            do = "install the packages that are named above, or name other sets"
+            raise EtudeError(f"{stage.name}.data.mix", found, do=do)
+        sets = {name: self._open(name, data.fim) for name in dict.fromkeys(chain(*mixes))}
+        how = {"joined": data.mask == "none", "changes": moves(data, mixes)}
+
+        def loader(length: int, suffix: str) -> Loader:
+            return self._loader(stage, sets, mixes[0], length, data.pack, suffix=suffix, **how)
+
+        source = text(data, stage.batch, self.ranks.world, loader)
+        return self._train(stage, source, NextToken(), stage.tokens, model=self._fresh(stage))
 
     def _written(self, data: parts.Chats) -> Iterator[Chat]:
-        return sft(
-            data.tasks, data.items, self.recipe.seed, thinking=data.thinking, lines=data.lines
-        )
+        return written(data, self.recipe.seed)
 
     def _fine_tune(
         self, stage: Sft | Unify, chats: Iterator[Chat], key: str, told: Result
     ) -> Result:
         data = stage.data
         chosen = self._on_main(
-            lambda: self.library.chats(self.tokenizer, chats, key=key, length=data.length)
+            lambda: self.library.chats(
+                self.tokenizer,
+                chats,
+                key=key,
+                length=data.length,
+                learn_end=data.budget.learn_end,
+            )
         )
         conversations, too_long = chosen
         if too_long:
             self.log.say(
                 f"{stage.name}: {too_long} conversations above {data.length} tokens left out"
             )
-        replayed = {name: self._open(name, 0.0) for name in data.replay_mix if data.replay}
-        whole = sum(data.replay_mix.values()) or 1.0
+        wanted = data.replay_mix if data.replay else {}
+        shares = self._present(stage, "data.replay_mix", wanted)
+        replayed = {name: self._open(name, 0.0) for name in shares}
+        whole = sum(shares.values())
         mix = {"chats": 1 - data.replay} if replayed else {"chats": 1.0}
-        mix |= {name: data.replay * data.replay_mix[name] / whole for name in replayed}
+        mix |= {name: data.replay * share / whole for name, share in shares.items()}
         sets = {"chats": conversations, **replayed}
         loader = self._loader(stage, sets, mix, data.length, "best_fit")
         source = Packed(loader, stage.batch, self.ranks.world)
         about = {"conversations": len(conversations), **told}
-        return self._train(stage, source, NextToken(), stage.tokens) | about
+        mean = stage.aggregate if isinstance(stage, Sft) else "token"
+        return self._train(stage, source, NextToken(mean), stage.tokens) | about
 
     def _unify(self, stage: Unify) -> Result:
         """Sample the experts once; a resumed stage finds the conversations on disk."""
         home = self.folder / "stages" / stage.name
         kept = home / "conversations.json"
         identity = self.names[stage.name]
-        if not kept.exists() or read_json(kept)["identity"] != identity:
+        if not kept.exists() or _conversations(kept)["identity"] != identity:
             found = collect(
                 stage,
                 self.tokenizer,
                 self.model,
                 self.recipe.seed,
+                format=self.library.format,
                 say=self.log.say,
                 ranks=self.ranks,
             )
@@ -174,7 +178,7 @@ class Workshop:
             if self.ranks.main:
                 write_json(kept, {"identity": identity, "chats": plain, "counts": found.counts})
             self.ranks.barrier()
-        read = read_json(kept)
+        read = _conversations(kept)
         expert = [Chat(messages, tools, thinking) for messages, tools, thinking in read["chats"]]
         chats = _blend(expert, list(self._written(stage.data)), stage.expert_share)
         told = {"kept": {name: dict(counts) for name, counts in read["counts"].items()}}
@@ -188,6 +192,7 @@ class Workshop:
             self.tokenizer,
             stage,
             self.recipe.seed,
+            format=self.library.format,
             records=self.folder / "rollouts" / f"{stage.name}.jsonl",
             say=self.log.say,
             ranks=self.ranks,
@@ -221,6 +226,7 @@ class Workshop:
             ranks=self.ranks,
             dtype=_dtype(self.recipe, self.ranks.device),
             key=self.names[stage.name],
+            threads=self.recipe.threads,
         )
         told = {"tokens": result.tokens, "steps": result.steps, "skipped": result.skipped}
         return told | {"trained_seconds": round(result.seconds, 1)}
@@ -228,33 +234,66 @@ class Workshop:
     def _evaluate(self, stage: Eval) -> Result:
         if self.ranks.main:
             baselines = against(_Training(self.library))
-            documents = {d: self.library.held_out(d, stage.documents) for d in stage.domains}
+            domains = self.library.present(
+                stage.domains, where=f"{stage.name}.domains", say=self.log.say
+            )
+            far = stage.by_length.domains if stage.by_length else ()
+            names = dict.fromkeys([*domains, *far])
+            documents = {d: self.library.held_out(d, stage.documents) for d in names}
+            seen = Seen(_Training(self.library)) if stage.clean else None
+            materials = self._materials()
             for name in stage.of:
-                self._measure(stage, name, documents, baselines)
+                self._measure(stage, name, documents, baselines, seen, materials)
         self.ranks.barrier()
         return {"of": list(stage.of)}
 
+    def _materials(self) -> Materials:
+        """What few-shot tasks are made of: words and passages of the corpus' prose."""
+        prose = [domain for domain in self.library.corpus.domains if domain != "code"]
+        return Materials(
+            lambda: chain.from_iterable(map(self.library.texts, prose)),
+            lambda: [d.text for name in prose for d in self.library.documents(name, "held_out")],
+        )
+
     def _measure(
-        self, stage: Eval, name: str, documents: Mapping[str, Any], baselines: Any
+        self,
+        stage: Eval,
+        name: str,
+        documents: Mapping[str, Any],
+        baselines: Any,
+        seen: Any,
+        materials: Materials,
     ) -> None:
-        path = self.folder / "evals" / f"{name}.json"
-        key = digest(self.names[name], json.dumps(as_data(replace(stage, of=("model",)))))
-        if path.exists() and read_json(path).get("key") == key:
+        key = figure_key(stage, self.names[name])
+        if measured(self.folder, name) == key:
             return
         figures, answers = evaluate(
             self.model(name),
             self.tokenizer,
-            stage,
+            replace(stage, domains=tuple(d for d in stage.domains if d in documents)),
             name,
             documents,
             seed=self.recipe.seed,
+            format=self.library.format,
             baselines=baselines,
+            seen=seen,
+            materials=materials,
             say=self.log.say,
         )
+        if stage.ladder and name != "model":
+            vocab = self.tokenizer.vocab_size
+            size, tokens, flops = compute(self.recipe, name, vocab=vocab)
+            figures["ladder"] = rung(figures["rows"], size, tokens, flops)
         order = [s.name for s in self.recipe.stages]
         place = order.index(name) + 1 if name in order else 0
         write_json(self.folder / "samples" / f"{name}.json", answers)
-        write_json(path, figures | {"key": key, "order": place})
+        write_json(self.folder / "evals" / f"{name}.json", figures | {"key": key, "order": place})
+
+    def _present(self, stage: Stage, key: str, mix: Mapping[str, float]) -> dict[str, float]:
+        """Return what of a mixture can be had here; the others' shares grow to fill the rest."""
+        where = f"{stage.name}.{key}"
+        here = self.library.present(mix, where=where, say=self.log.say)
+        return {name: mix[name] for name in here}
 
     def _open(self, name: str, fim: float) -> TokenSet:
         return self._on_main(lambda: self.library.open(self.tokenizer, name, fim=fim))
@@ -275,14 +314,18 @@ class Workshop:
         mix: Mapping[str, float],
         length: int,
         pack: str,
+        *,
+        suffix: str = "",
+        **how: Any,
     ) -> Loader:
         return Loader(
             sets,
             mix,
             length=length,
             rows=stage.batch.rows,
-            seed=int(digest(str(self.recipe.seed), stage.name), 16) % 2**31,
+            seed=int(digest(str(self.recipe.seed), stage.name + suffix), 16) % 2**31,
             pack=pack,
+            **how,
             rank=self.ranks.rank,
             world=self.ranks.world,
         )
@@ -302,6 +345,13 @@ class _Training(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.library.corpus.domains)
+
+
+def _conversations(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"identity", "chats", "counts"} <= found.keys():
+        raise EtudeError(str(path), "is damaged", do="delete it, and the experts are asked again")
+    return found
 
 
 def _blend(expert: list[Chat], written: list[Chat], share: float) -> list[Chat]:
@@ -324,9 +374,14 @@ def start(recipe: Recipe, tokenizer: Tokenizer) -> Decoder:
     if spec.path is not None or spec.family is None:
         return checkpoint.load(spec.path or "")
     stops = stop_ids(tokenizer, format=table.family(spec.family).CHAT)
-    pad = tokenizer.id("<|endoftext|>")
+    pad = tokenizer.id(tokenizer.end)
     own = {"vocab_size": tokenizer.vocab_size, "eos_token_id": sorted(stops), "pad_token_id": pad}
-    model = checkpoint.create(spec.family, spec.size, seed=recipe.seed, **(own | spec.config))
+    plan = planned(recipe, vocab=tokenizer.vocab_size)
+    if plan == describe(unswapped(spec), vocab=tokenizer.vocab_size):
+        model = checkpoint.create(spec.family, spec.size, seed=recipe.seed, **(own | spec.config))
+    else:
+        chat = table.family(spec.family).CHAT
+        model = checkpoint.compose(plan, chat=chat, seed=recipe.seed, **own)
     assert model.published
     model.published = replace(model.published, tokenizer=tokenizer)
     return model

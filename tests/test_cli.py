@@ -47,6 +47,20 @@ def test_a_wrong_request_is_answered_with_one_line(arguments, message, tmp_path)
     assert not list(tmp_path.iterdir()), "a refused request leaves nothing behind"
 
 
+@pytest.mark.parametrize("arguments", [(), ("data",)])
+def test_without_a_verb_the_verbs_are_listed(arguments, tmp_path):
+    done = etude(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("Usage: ") and "Commands:" in done.stderr
+
+
+def test_the_version_is_shown(tmp_path):
+    from etude import __version__
+
+    done = etude("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"etude {__version__}\n", "")
+
+
 def test_the_other_ranks_keep_quiet(tmp_path):
     command = [sys.executable, "-m", "etude", "train", "glm45_quik"]
     quiet = os.environ | {"PYTHONPATH": os.getcwd(), "RANK": "1"}

@@ -1,11 +1,13 @@
 """A whole recipe, small enough for a test: each kind of stage runs, is skipped, resumes."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from etude.errors import EtudeError
+from etude.evals.table import aggregate
 from etude.files import read_json
 from etude.models.checkpoint import load
 from etude.run import folder_of, train
@@ -113,6 +115,24 @@ def test_a_finished_run_is_not_run_again(recipe, run, capsys):
     train(recipe, out=run)
     assert before == {p: p.stat().st_mtime_ns for p in (run / "stages").rglob("*.safetensors")}
     assert "etude chat" in capsys.readouterr().out
+
+
+def test_the_table_of_a_folder_shows_what_the_last_recipe_in_it_measured(recipe, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    other = ["eval.of=[unify]", "unify.tokens=500"]
+    train(recipe, other, out=folder)
+    found = aggregate([folder])
+    assert found["columns"] == ["unify", "gzip", "ngram"]
+    assert found["left_out"] == [str(folder / "evals" / name) for name in ("model.json", "rl.json")]
+    train(recipe, out=folder)
+    assert aggregate([folder])["columns"][:3] == ["model", "rl", "unify"]
+
+
+def test_an_evaluation_whose_figures_another_recipe_took_away_runs_again(recipe, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "evals" / "rl.json").unlink()
+    train(recipe, out=folder)
+    assert read_json(folder / "evals" / "rl.json") == read_json(run / "evals" / "rl.json")
 
 
 def test_a_changed_stage_runs_again_with_its_descendants_only(recipe, tmp_path):

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 
-from etude.data import folders
+from etude.data import folders, tasks_fewshot
 from etude.data.mix import SHARES
 from etude.data.synth import DERIVED
 from etude.data.tasks import family
 from etude.data.tasks_gym import PREFIX
 from etude.errors import EtudeError, closest
+from etude.models import table
 from etude.recipe.stages import Eval, Midtrain, Pretrain, Recipe, Rl, Sft, Stage, Unify
+from etude.text import chat
 
 Levels = Iterable[int]
 
@@ -22,10 +24,15 @@ def check_names(recipe: Recipe, *, ready: bool) -> None:
         ready: ask also for what only a run needs: folders, and the package behind `rg:` tasks.
 
     Raises:
-        EtudeError: an unknown set, task family or level, by its dotted key; or something missing.
+        EtudeError: an unknown set, task family or level, by its dotted key; something missing; or
+            messages, or a mode of thinking, that the system does not know.
     """
     domains = () if recipe.corpus.size == "none" else tuple(SHARES)
     for stage in recipe.stages:
+        if recipe.model.family:
+            format = table.family(recipe.model.family).CHAT
+            for key, thinking in _modes(stage):
+                _check_mode(f"{stage.name}.{key}", format, thinking)
         for key, name in _sets(stage):
             try:
                 _check_set(name, domains, ready=ready)
@@ -36,16 +43,24 @@ def check_names(recipe: Recipe, *, ready: bool) -> None:
                 _check_task(name, levels, ready=ready)
             except EtudeError as error:
                 raise _at(f"{stage.name}.{key}", error) from error
+        if isinstance(stage, Eval):
+            for name in stage.fewshot:
+                try:
+                    tasks_fewshot.check(name)
+                except EtudeError as error:
+                    raise _at(f"{stage.name}.fewshot", error) from error
 
 
 def _sets(stage: Stage) -> Iterator[tuple[str, str]]:
     match stage:
         case Pretrain() | Midtrain():
-            yield from (("data.mix", name) for name in stage.data.mix)
+            yield from (("data.mix", name) for mix in stage.data.mixes for name in mix)
         case Sft() | Unify():
             yield from (("data.replay_mix", name) for name in stage.data.replay_mix)
         case Eval():
             yield from (("domains", name) for name in stage.domains)
+            far = stage.by_length.domains if stage.by_length else ()
+            yield from (("by_length.domains", name) for name in far)
 
 
 def _tasks(stage: Stage) -> Iterator[tuple[str, str, Levels]]:
@@ -59,6 +74,29 @@ def _tasks(stage: Stage) -> Iterator[tuple[str, str, Levels]]:
     if isinstance(stage, Unify):
         for teacher in stage.samples_of:
             yield from (("samples_of", name, mix.levels) for name, mix in teacher.tasks.items())
+
+
+def _modes(stage: Stage) -> Iterator[tuple[str, bool | None]]:
+    """Where a stage speaks in messages, and whether it asks for thinking, if it says so.
+
+    Turns without reasoning can be learned by a system that always thinks, so they ask for nothing.
+    """
+    match stage:
+        case Rl():
+            yield from (("environments", one.thinking) for one in stage.environments)
+        case Eval():
+            for name, probe in stage.probes.items():
+                yield from ((f"probes.{name}.thinking", mode) for mode in probe.thinking)
+        case Sft() | Unify():
+            shares = [stage.data.thinking, *(m.thinking or 0 for m in stage.data.tasks.values())]
+            yield "data.thinking", any(share > 0 for share in shares) or None
+
+
+def _check_mode(key: str, format: str | None, thinking: bool | None) -> None:
+    try:
+        chat.asked(chat.format_of(format), thinking)
+    except EtudeError as error:
+        raise _at(key, error) from error
 
 
 def _check_set(name: str, domains: tuple[str, ...], *, ready: bool) -> None:

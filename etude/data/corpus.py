@@ -1,10 +1,11 @@
 """The corpus: built once by the pipeline, stored, checked at every opening. Read this first."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from etude.data.documents import (
     MANIFEST,
@@ -26,6 +27,7 @@ CODE = [
     "archive",
     "clean",
     "commits",
+    "contamination",
     "dedup",
     "documents",
     "extract",
@@ -108,6 +110,7 @@ def build(
     progress: Progress | None = None,
     sources: list[Source] | None = None,
     rebuild: bool = False,
+    rules: Mapping[str, Any] | None = None,
 ) -> Corpus:
     """Return the corpus of a size, from the cache or built now.
 
@@ -118,12 +121,13 @@ def build(
         progress: called with (description, done, total) while it works.
         sources: what to read; by default what is installed, and what `etude data fetch` brought.
         rebuild: build even if a corpus of this content is there.
+        rules: numbers that differ from those of the size, by name.
 
     Raises:
         EtudeError: unknown size, no source at all, a folder that holds something else, or a corpus
             in the cache that is corrupt.
     """
-    recipe = _recipe(size)
+    recipe = replace(_recipe(size), **(rules or {}))
     sources = embedded() + fetched(cache) if sources is None else sources
     key = content_key(recipe, sources)
     target = Path(folder) if folder else cache_root(cache) / "corpus" / key

@@ -42,6 +42,8 @@ PUBLIC = {
         Public("HuggingFaceFW/fineweb-edu", "general", "ODC-By-1.0", "sample-10BT"),
         # mathematical web pages; columns url, text, score, ...; the subset of the best-scored
         Public("HuggingFaceTB/finemath", "math", "ODC-By-1.0", "finemath-4plus", rules="docstring"),
+        # articles without markup; columns id, url, title, text; the English ones of one dump
+        Public("wikimedia/wikipedia", "general", "CC-BY-SA-3.0", "20231101.en"),
         # Python files of public repositories; columns repo_name, path, content, license, ...
         Public("codeparrot/codeparrot-clean", "code", columns=_CODE, rules="code"),
     )

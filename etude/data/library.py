@@ -1,16 +1,17 @@
 """Token sets by the names that mixtures use, made when first asked for and cached by content."""
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, groupby, islice
+from itertools import chain, cycle, groupby, islice
 from pathlib import Path
 from typing import Any
 
 from etude.data import folders, hub
 from etude.data.corpus import Corpus
-from etude.data.documents import Document, cache_root
+from etude.data.documents import Document, cache_root, stable_hash
 from etude.data.encode import encode_chats, encode_documents
+from etude.data.mix import SHARES
 from etude.data.synth import DERIVED, derive
 from etude.data.synth_chats import Chat
 from etude.data.tokens import INDEX, TokenSet
@@ -22,6 +23,8 @@ from etude.text.tokenizer import Tokenizer
 GENERATION = "1"  # raised when this code makes other sets from the same words
 LETTERS = " ".join("abcdefghijklmnopqrstuvwxyz")
 LETTER_LINES = 5000  # so often, every letter with its space becomes one token
+HELD_OUT = 0.01  # share of the documents of the user's own sets that nothing trains on
+FEW = 10  # of fewer documents none is held out; of the first so many, one is
 
 
 class NoCorpus:
@@ -53,31 +56,33 @@ class Library:
         count: documents made or read per derived, folder or hub set at most.
         seed: of everything that is made.
         cache: root of the cache; None is the usual one.
+        format: chat format in which conversations are written; None for a system without one.
     """
 
     corpus: "Corpus | NoCorpus"
     count: int
     seed: int
     cache: Path | None = None
+    format: str | None = "glm45"
 
     def documents(self, name: str, split: str = "train") -> Iterator[Document]:
         """Yield the documents of a set; conversations come as the text a model reads.
 
         Args:
             name: a corpus domain, a derived set, `folder:PATH` or `hub:ORG/NAME`.
-            split: "train" or "held_out"; folders and hub sets have the first only.
+            split: "train" or "held_out"; of folders and hub sets see `split_off`.
 
         Raises:
             EtudeError: no such set.
         """
         for made in self._made(name, split):
-            yield _as_document(made, name) if isinstance(made, Chat) else made
+            yield self._as_document(made, name) if isinstance(made, Chat) else made
 
     def _made(self, name: str, split: str) -> Iterator[Document | Chat]:
         kind, colon, rest = name.partition(":")
         if colon and kind in ("folder", "hub"):
             read = folders.documents(rest) if kind == "folder" else hub.documents(rest)
-            return islice(read if split == "train" else iter(()), self.count)
+            return split_off(islice(read, self.count), held=split == "held_out")
         if name in self.corpus.domains:
             return self.corpus.documents(name, split, upsample=split == "train")
         if name in DERIVED:
@@ -89,7 +94,7 @@ class Library:
         """Return up to `count` documents that nothing trains on, the same ones at every call.
 
         Raises:
-            EtudeError: there is none, as in folders and hub sets.
+            EtudeError: there is none, as in a folder of few documents.
         """
         if name in self.corpus.domains:
             found = list(self.documents(name, "held_out"))
@@ -98,8 +103,33 @@ class Library:
             found = list(islice(self.documents(name, "held_out"), count))
         if not found:
             do = "leave it out of the eval stage's domains"
+            if ":" in name:
+                do += f", or give it {FEW} documents or more"
             raise EtudeError(f"set {name}", "has no held-out document", do=do)
         return found[:count]
+
+    def present(self, names: Iterable[str], *, where: str, say: Callable[[str], None]) -> list[str]:
+        """Return the sets that can be had here, and say which domains of the corpus cannot.
+
+        A domain is missing where none of the packages that it is read from is installed. A name
+        that no corpus has is not judged here: see `documents`.
+
+        Args:
+            names: of sets.
+            where: the recipe's key, for the line.
+            say: called with one line for each domain left out.
+        """
+        here, domains = [], self.corpus.domains
+        for name in names:
+            if not domains or name not in SHARES or name in domains:
+                here.append(name)
+                continue
+            rows = self.corpus.manifest.get("sources", {})
+            lost = self.corpus.manifest.get("missing", {})
+            why = [r for n, r in lost.items() if rows.get(n, {}).get("domain") == name]
+            because = f" ({'; '.join(chain.from_iterable(why))})" if why else ""
+            say(f"{where}: {name} is left out, its sources are not on this machine{because}")
+        return here
 
     def texts(self, name: str) -> Iterator[str]:
         """Yield the training texts of a set."""
@@ -116,7 +146,8 @@ class Library:
         Raises:
             EtudeError: no such set, or one without a document.
         """
-        key = digest(GENERATION, tokenizer.key, self._content(name), name, str(fim))
+        words = (self._content(name), name, str(fim), str(self.format))
+        key = digest(GENERATION, tokenizer.key, *words)
         folder = self._folder(key)
         if not (folder / INDEX).exists():
             rows = self._rows(tokenizer, name, fim)
@@ -133,7 +164,7 @@ class Library:
         for is_chat, group in groupby(made, key=lambda one: isinstance(one, Chat)):
             if is_chat:
                 chats = (one for one in group if isinstance(one, Chat))
-                yield from encode_chats(tokenizer, chats, train="all")
+                yield from encode_chats(tokenizer, chats, train="all", format=self.format)
             else:
                 texts = (one for one in group if isinstance(one, Document))
                 yield from encode_documents(tokenizer, texts, fim_rate=fim, seed=self.seed)
@@ -144,12 +175,19 @@ class Library:
         if kind == "folder":
             stats = [(str(path), path.stat()) for path in folders.text_files(rest)]
             stamps = [(path, stat.st_mtime_ns, stat.st_size) for path, stat in stats]
-            return f"{stamps} {self.count}"
-        made = name in DERIVED or kind == "hub"
-        return f"{corpus} {self.count} {self.seed}" if made else f"{corpus} {self.seed}"
+            return f"{stamps} {self.count} {HELD_OUT} {FEW}"
+        if kind == "hub":
+            return f"{self.count} {self.seed} {HELD_OUT} {FEW}"
+        return f"{corpus} {self.count} {self.seed}" if name in DERIVED else f"{corpus} {self.seed}"
 
     def chats(
-        self, tokenizer: Tokenizer, chats: Iterable[Chat], *, key: str, length: int
+        self,
+        tokenizer: Tokenizer,
+        chats: Iterable[Chat],
+        *,
+        key: str,
+        length: int,
+        learn_end: bool = False,
     ) -> tuple[TokenSet, int]:
         """Return conversations as tokens with loss masks, and how many were too long.
 
@@ -158,17 +196,20 @@ class Library:
             chats: conversations; read only when the set is not in the cache.
             key: names their content.
             length: the longest kept.
+            learn_end: see `encode_chats`; part of what `key` names.
 
         Raises:
             EtudeError: not one fits.
         """
-        folder = self._folder(digest(GENERATION, tokenizer.key, key, str(length)))
+        words = (key, str(length), str(self.format))
+        folder = self._folder(digest(GENERATION, tokenizer.key, *words))
         left_out = 0
         if not (folder / INDEX).exists():
 
             def rows() -> Iterator[tuple[list[int], list[bool]]]:
                 nonlocal left_out
-                for ids, mask in encode_chats(tokenizer, chats):
+                coded = encode_chats(tokenizer, chats, format=self.format, learn_end=learn_end)
+                for ids, mask in coded:
                     if len(ids) <= length:
                         yield list(ids), list(mask)
                     else:
@@ -180,12 +221,17 @@ class Library:
             raise EtudeError("chats", f"none fits into {length} tokens", do="raise data.length")
         return found, left_out
 
+    def _as_document(self, made: Chat, name: str) -> Document:
+        of, tools = chat.format_of(self.format), made.tools or None
+        text = chat.render(made.messages, tools=tools, thinking=made.thinking, format=of)
+        return Document(text, name, "made", digest(text), "own")
+
     def _folder(self, key: str) -> Path:
         return cache_root(self.cache) / "tokens" / key
 
     def sample(self, size_bytes: int) -> Iterator[str]:
         """Yield text to train a vocabulary on: letters, then every domain, traces and tool use."""
-        names = [*self.corpus.domains, "traces", "agent"]
+        names = [*self.corpus.domains, "traces", *(["agent"] if self.format else [])]
         readers = {name: self.texts(name) for name in names}
         yield from [LETTERS] * LETTER_LINES
         for name in cycle(names):
@@ -201,6 +247,22 @@ class Library:
                 return
 
 
-def _as_document(made: Chat, name: str) -> Document:
-    text = chat.render(made.messages, tools=made.tools or None, thinking=made.thinking)
-    return Document(text, name, "made", digest(text), "own")
+def split_off(documents: Iterator[Document], *, held: bool) -> Iterator[Document]:
+    """Yield what of a user's set is held out, or all the rest: about 1 %, and at least one of ten.
+
+    A hash of the text decides, so that equal texts stay together and a set that grows keeps what it
+    held out. So that there is always one, of the first ten documents the one with the lowest hash
+    goes. Of fewer than ten documents none does: it would be too much of them.
+    """
+    first = list(islice(documents, FEW))
+    draws = [_draw(document) for document in first]
+    bar = HELD_OUT if len(first) == FEW else 0.0
+    least = min(draws) if bar else -1.0
+    for document in chain(first, documents):
+        draw = _draw(document)
+        if (draw < bar or draw == least) == held:
+            yield document
+
+
+def _draw(document: Document) -> float:
+    return stable_hash("held out", document.text) / 2.0**64

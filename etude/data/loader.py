@@ -5,19 +5,20 @@ number), so the share of rows equals the weights, and the cursor of each set say
 walk the same rows and build only their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from etude.data.pack import IGNORED, PACKERS, Row, Stream, fill
+from etude.data.pack import IGNORED, PACKERS, Row, Stream, fill, join
 from etude.data.tokens import TokenSet
 from etude.errors import EtudeError, closest
 from etude.files import digest
 from etude.typing import Int, Tensor
 
+Move = tuple[Mapping[str, float], int, int]
 ROUND = 16  # padded batches are as wide as their longest row, rounded up to this
 
 
@@ -31,6 +32,7 @@ class Batch:
         segments: document number inside the row, from 1; 0 is padding.
         pos: position inside the document.
         tokens: labels that count, on this rank.
+        whole: every row is one document and full, so that causal attention says it all.
     """
 
     ids: Int[Tensor, "B T"]
@@ -38,13 +40,16 @@ class Batch:
     segments: Int[Tensor, "B T"]
     pos: Int[Tensor, "B T"]
     tokens: int
+    whole: bool = False
 
     def split(self, rows: int) -> list["Batch"]:
         """Cut into micro-batches of at most `rows` rows."""
         parts = zip(
             *(x.split(rows) for x in (self.ids, self.labels, self.segments, self.pos)), strict=True
         )
-        return [Batch(*part, tokens=int((part[1] != IGNORED).sum())) for part in parts]
+        return [
+            Batch(*part, tokens=int((part[1] != IGNORED).sum()), whole=self.whole) for part in parts
+        ]
 
 
 class Loader:
@@ -57,8 +62,11 @@ class Loader:
             is the share of documents.
         length: tokens of a row.
         rows: rows of the global batch, unless `next` is told otherwise.
+        changes: (weights, first row, rows) of moves to other weights: from that row on, and over so
+            many rows, every share moves in a straight line.
         seed: of order and draws.
         pack: "truncate", "best_fit" or "pad" (`etude.data.pack`).
+        joined: a row is one document, whatever it is packed from (`pack.join`).
         rank, world: this process and how many there are; each gets `rows / world` neighbouring
             rows.
 
@@ -76,16 +84,21 @@ class Loader:
         rows: int,
         seed: int,
         pack: str = "truncate",
+        joined: bool = False,
+        changes: Sequence[Move] = (),
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        _check_arguments(sets, weights, length=length, pack=pack)
-        self.names = sorted(name for name, weight in weights.items() if weight > 0)
+        mixes = [weights, *(mix for mix, _, _ in changes)]
+        for mix in mixes:
+            _check_arguments(sets, mix, length=length, pack=pack)
+        self.names = sorted({name for mix in mixes for name, weight in mix.items() if weight > 0})
         self.sets = {name: sets[name] for name in self.names}
         self.length, self.rows, self.seed, self.pack = length, rows, seed, pack
+        self.joined = joined
         self.rank, self.world = rank, world
-        share = np.array([weights[name] for name in self.names], float)
-        self._share = np.cumsum(share / share.sum())
+        self._share, *later = (self._cumulated(mix) for mix in mixes)
+        self._moves = [(mix, *move[1:]) for mix, move in zip(later, changes, strict=True)]
         self._row = 0
         self._streams: dict[str, Stream] = {
             name: PACKERS[pack](one.lengths, length, seed, name) for name, one in self.sets.items()
@@ -128,10 +141,23 @@ class Loader:
         return self._build(plan[self.rank * own : (self.rank + 1) * own], width)
 
     def _plan(self, rows: int) -> list[tuple[str, Row]]:
-        drawn = np.searchsorted(self._share, _uniform(self.seed, self._row, rows), side="right")
+        chance = _uniform(self.seed, self._row, rows)
+        drawn = (chance[:, None] >= self._shares(np.arange(self._row, self._row + rows))).sum(1)
         self._row += rows
         names = [self.names[min(i, len(self.names) - 1)] for i in drawn]
         return [(name, self._streams[name].next()) for name in names]
+
+    def _cumulated(self, weights: Mapping[str, float]) -> np.ndarray:
+        share = np.array([weights.get(name, 0.0) for name in self.names], float)
+        return np.cumsum(share / share.sum())
+
+    def _shares(self, rows: np.ndarray) -> np.ndarray:
+        """Cumulated shares [rows, sets] in force at each row, counted from the beginning."""
+        found = np.broadcast_to(self._share, (len(rows), len(self.names)))
+        for mix, first, length in self._moves:
+            done = np.clip((rows - first + 1) / max(length, 1), 0, 1)[:, None]
+            found = found + done * (mix - found)
+        return found
 
     def _build(self, plan: list[tuple[str, Row]], width: int) -> Batch:
         shape = (len(plan), width)
@@ -141,8 +167,11 @@ class Loader:
             fill(self.sets[name], row, ids[i], labels[i], segments[i], pos[i])
             for i, (name, row) in enumerate(plan)
         )
+        if self.joined:
+            tokens += sum(map(join, ids, labels, segments, pos))
         ids_, labels_, segments_, pos_ = map(torch.from_numpy, (ids, labels, segments, pos))
-        return Batch(ids_, labels_, segments_, pos_, tokens)
+        whole = self.joined and bool((segments == 1).all())
+        return Batch(ids_, labels_, segments_, pos_, tokens, whole)
 
     def state(self) -> dict[str, Any]:
         """Return the position in the data: a few numbers, the same on every rank."""
@@ -167,7 +196,9 @@ class Loader:
     def _key(self) -> str:
         sets = [f"{name} {self.sets[name].key}" for name in self.names]
         share = self._share.round(9).tolist()
-        return digest(*sets, str(share), str(self.length), self.pack, str(self.seed))
+        pack = f"{self.pack} joined" if self.joined else self.pack
+        moves = [str((mix.round(9).tolist(), *rest)) for mix, *rest in self._moves]
+        return digest(*sets, str(share), *moves, str(self.length), pack, str(self.seed))
 
 
 def _check_arguments(

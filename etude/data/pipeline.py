@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from etude.data import clean, dedup, mix, quality
+from etude.data import clean, contamination, dedup, mix, quality
 from etude.data.documents import Document, Tally
 from etude.data.sources import Source
 from etude.errors import EtudeError
@@ -24,18 +25,27 @@ class Recipe:
         longest: longest prose document in characters, so that a small corpus holds many; 0: none.
         shares: share of the bytes of each domain, renormalised over what can be had.
         held_out: share of the documents (for code: packages) never trained on.
+        keep: what a quality score decides: "buckets", or "pareto", a draw that noisy documents must
+            win while reference ones stay.
         buckets: quality buckets and how often each is seen.
+        pareto: the draw.
         code_copies: copies of code by tier: low, middle, high.
         near: near-duplicate rule.
+        decontaminate: cut what training documents share with held-out ones.
+        shared: what counts as shared.
     """
 
     bytes: int
     longest: int = 0
     shares: dict[str, float] = field(default_factory=lambda: dict(mix.SHARES))
     held_out: float = 0.06
+    keep: Literal["buckets", "pareto"] = "buckets"
     buckets: quality.Buckets = field(default_factory=quality.Buckets)
+    pareto: quality.Pareto = field(default_factory=quality.Pareto)
     code_copies: tuple[int, int, int] = (0, 1, 2)
     near: dedup.Near = field(default_factory=dedup.Near)
+    decontaminate: bool = False
+    shared: contamination.Rule = field(default_factory=contamination.Rule)
 
 
 def assemble(
@@ -56,9 +66,14 @@ def assemble(
         raise EtudeError(
             "corpus", "no source gave a document", "", "pip install 'etude[demo]'", code=1
         )
-    items, bucket_rows = _grade(recipe, sources, items, rejects, tallies, progress)
-    pairs = _unique(recipe, items, tallies, progress)
-    return pairs, _manifest(recipe, sources, pairs, tallies, bucket_rows)
+    items, graded = _grade(recipe, items, rejects, tallies, progress)
+    placed = _unique(recipe, items, tallies, progress)
+    told: dict[str, Any] = {"buckets": [], "kept": []} | graded
+    if recipe.decontaminate:
+        placed, counts = _decontaminated(recipe, placed, tallies, progress)
+        told["contamination"] = counts.as_dict()
+    pairs = [(split, document) for split, (_, document) in placed]
+    return pairs, _manifest(recipe, sources, pairs, tallies) | told
 
 
 def _gather(
@@ -148,13 +163,12 @@ def _refill(
 
 def _grade(
     recipe: Recipe,
-    sources: list[Source],
     items: list[Item],
     rejects: list[str],
     tallies: dict[str, Tally],
     progress: Progress,
-) -> tuple[list[Item], list[dict]]:
-    """Set each document's copies by its quality bucket or code tier; drop the worst."""
+) -> tuple[list[Item], dict[str, list[dict]]]:
+    """Set each document's copies by its quality or code tier; drop the worst; tell of it."""
     progress("quality", 0, 1)
     copies = [1] * len(items)
     reasons = [""] * len(items)
@@ -163,14 +177,14 @@ def _grade(
             copies[i] = recipe.code_copies[clean.code_tier(document.text)]
             reasons[i] = "lowest code tier"
     judged = [i for i, (source, _) in enumerate(items) if source.quality]
-    rows: list[dict] = []
+    told: dict[str, list[dict]] = {}
     if judged and {"reference", "noisy"} <= {items[i][0].quality for i in judged}:
-        scores = _scores([items[i] for i in judged], rejects, recipe.buckets.seed)
-        inside = [items[i][1] for i in judged]
-        bucket = quality.buckets(scores, [d.size_bytes for d in inside], recipe.buckets)
-        rows = quality.describe(inside, scores, bucket, recipe.buckets)
-        for i, number in zip(judged, bucket, strict=True):
-            copies[i], reasons[i] = recipe.buckets.copies[number], "lowest quality bucket"
+        inside = [items[i] for i in judged]
+        scores = _scores(inside, rejects, recipe.buckets.seed)
+        judge = _drawn if recipe.keep == "pareto" else _bucketed
+        found, reason, told = judge(recipe, inside, scores)
+        for i, count in zip(judged, found, strict=True):
+            copies[i], reasons[i] = count, reason
     kept = []
     for (source, document), count, reason in zip(items, copies, reasons, strict=True):
         if count:
@@ -178,7 +192,28 @@ def _grade(
         else:
             tallies[source.name].drop(reason)
     progress("quality", 1, 1)
-    return kept, rows
+    return kept, told
+
+
+Judged = tuple[list[int], str, dict[str, list[dict]]]
+
+
+def _bucketed(recipe: Recipe, items: list[Item], scores: np.ndarray) -> Judged:
+    """Return copies by quality bucket, why none may be left, and rows for the manifest."""
+    inside = [document for _, document in items]
+    bucket = quality.buckets(scores, [d.size_bytes for d in inside], recipe.buckets)
+    rows = quality.describe(inside, scores, bucket, recipe.buckets)
+    return [recipe.buckets.copies[n] for n in bucket], "lowest quality bucket", {"buckets": rows}
+
+
+def _drawn(recipe: Recipe, items: list[Item], scores: np.ndarray) -> Judged:
+    """Return one copy of all references and of what wins its draw; the rest as `_bucketed`."""
+    kept = [
+        source.quality == "reference" or recipe.pareto.keeps(document.text, float(odds))
+        for (source, document), odds in zip(items, scores, strict=True)
+    ]
+    rows = quality.describe_draw([source.name for source, _ in items], scores, kept)
+    return [int(stays) for stays in kept], "lost its draw on quality", {"kept": rows}
 
 
 def _scores(items: list[Item], rejects: list[str], seed: int) -> np.ndarray:
@@ -191,7 +226,7 @@ def _scores(items: list[Item], rejects: list[str], seed: int) -> np.ndarray:
 
 def _unique(
     recipe: Recipe, items: list[Item], tallies: dict[str, Tally], progress: Progress
-) -> list[tuple[str, Document]]:
+) -> list[tuple[str, Item]]:
     """Remove duplicates with the held-out documents first, so that none is left in training."""
     held = mix.hold_out([d for _, d in items], recipe.held_out)
     ranked = sorted(zip(items, held, strict=True), key=lambda pair: not pair[1])
@@ -205,7 +240,7 @@ def _unique(
         progress=progress,
     )
     repeats = {i: None if n is None else left[n] for i, n in zip(left, near, strict=True)}
-    pairs = []
+    placed: list[tuple[str, Item]] = []
     for i, ((source, document), out) in enumerate(ranked):
         earlier = exact[i] if exact[i] is not None else repeats[i]
         if earlier is not None:
@@ -216,8 +251,35 @@ def _unique(
         tally = tallies[source.name]
         tally.kept, tally.held_out = tally.kept + 1, tally.held_out + out
         tally.kept_bytes += document.size_bytes
-        pairs.append(("held_out" if out else "train", document))
-    return pairs
+        placed.append(("held_out" if out else "train", (source, document)))
+    return placed
+
+
+def _decontaminated(
+    recipe: Recipe, placed: list[tuple[str, Item]], tallies: dict[str, Tally], progress: Progress
+) -> tuple[list[tuple[str, Item]], contamination.Counts]:
+    """Cut out of training documents what they share with held-out ones; pieces go on alone."""
+    progress("contamination", 0, 1)
+    train = [document.text for split, (_, document) in placed if split == "train"]
+    tests = [document.text for split, (_, document) in placed if split == "held_out"]
+    left, counts = contamination.decontaminate(train, tests, recipe.shared)
+    pieces = iter(left)
+    found: list[tuple[str, Item]] = []
+    for split, (source, document) in placed:
+        parts = next(pieces) if split == "train" else [document.text]
+        if parts == [document.text]:
+            found.append((split, (source, document)))
+            continue
+        tally = tallies[source.name]
+        tally.kept -= int(not parts)  # what is cut in two still counts as one
+        tally.kept_bytes += sum(len(part.encode()) for part in parts) - document.size_bytes
+        tally.remove("text shared with a held-out document")
+        tally.drop("in shreds without what it shares with held-out ones", int(not parts))
+        for number, part in enumerate(parts, start=1):
+            piece = replace(document, text=part, name=f"{document.name}#{number}")
+            found.append((split, (source, piece)))
+    progress("contamination", 1, 1)
+    return found, counts
 
 
 def _manifest(
@@ -225,7 +287,6 @@ def _manifest(
     sources: list[Source],
     pairs: list[tuple[str, Document]],
     tallies: dict[str, Tally],
-    bucket_rows: list[dict],
 ) -> dict:
     trained = [d for split, d in pairs if split == "train"]
     domains = list(
@@ -244,7 +305,6 @@ def _manifest(
         "held_out_packages": sorted(
             {d.source for s, d in pairs if s == "held_out" and d.domain == "code"}
         ),
-        "buckets": bucket_rows,
     }
 
 

@@ -1,9 +1,12 @@
-"""Quality buckets: a small classifier scores documents, the score sets how often each is seen.
+"""Quality: a classifier scores documents; the score decides whether and how often one is seen.
 
-As in GLM-4.5 (arXiv:2508.06471, section 2.2): web documents get a quality score and fall into
-buckets; the worst bucket is dropped, the best is seen more than 3.2 times.
+Two rules. Buckets, as in GLM-4.5 (arXiv:2508.06471, section 2.2): documents fall into buckets by
+score; the worst is dropped, the best is seen more than 3.2 times. A draw, as in GPT-3
+(arXiv:2005.14165, appendix A): a document stays if a heavy-tailed number exceeds what its score
+lacks, so that a few poor ones stay.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +31,32 @@ class Buckets:
     edges: tuple[float, ...] = (0.1, 0.4, 0.75)
     copies: tuple[int, ...] = (0, 1, 2, 4)
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pareto:
+    """A document stays if `numpy.random.pareto(alpha) > 1 - score` (GPT-3, appendix A).
+
+    Args:
+        alpha: 9 in the paper, where it matched the scores of a good set.
+        seed: of the draws, which otherwise depend on the text alone.
+    """
+
+    alpha: float = 9.0
+    seed: int = 0
+
+    def chance(self, score: float) -> float:
+        """Return the chance to stay at a score in [0, 1]: (2 - score) ** -alpha.
+
+        numpy's number is the Lomax one, which starts at 0: P(X > x) = (1 + x) ** -alpha. With the
+        classical one, which starts at 1, every document would stay.
+        """
+        return (2.0 - score) ** -self.alpha
+
+    def keeps(self, text: str, odds: float) -> bool:
+        """Return whether a document of these log-odds stays; the same text always gets one draw."""
+        score = 0.5 + 0.5 * math.tanh(odds / 2)  # the classifier's probability
+        return stable_hash("pareto", str(self.seed), text) / 2.0**64 < self.chance(score)
 
 
 def score(texts: list[str], reference: list[int], noise: list[int], *, seed: int = 0) -> np.ndarray:
@@ -108,4 +137,15 @@ def describe(
                 "sources": dict(sorted(sources.items())),
             }
         )
+    return rows
+
+
+def describe_draw(sources: list[str], scores: np.ndarray, kept: list[bool]) -> list[dict]:
+    """Return one row a source for the manifest: documents judged, kept, and their mean log-odds."""
+    rows = []
+    for source in dict.fromkeys(sources):
+        here = [i for i, name in enumerate(sources) if name == source]
+        mean = round(float(np.mean(scores[here])), 2)
+        stay = sum(kept[i] for i in here)
+        rows.append({"source": source, "judged": len(here), "kept": stay, "mean_score": mean})
     return rows

@@ -15,7 +15,8 @@ def page(manifest: dict, folder: str, samples: dict[str, list[Document]], charac
         characters: how much of each.
     """
     parts = [f"corpus {manifest.get('size') or 'of own numbers'} in {folder}", _domains(manifest)]
-    parts += [_sources(manifest), _buckets(manifest), _licences(manifest), _notes(manifest)]
+    parts += [_sources(manifest), _buckets(manifest), _draws(manifest)]
+    parts += [_licences(manifest), _notes(manifest)]
     for domain, documents in samples.items():
         for d in documents:
             parts.append(f"--- {domain}: {d.source}, {d.name}\n{d.text[:characters]}")
@@ -53,6 +54,14 @@ def _buckets(manifest: dict) -> str:
         score = "" if row["mean_score"] is None else str(row["mean_score"])
         number = str(row["bucket"])
         rows.append((number, str(row["documents"]), megabytes(row["bytes"]), score, seen))
+    return table(rows) if len(rows) > 1 else ""
+
+
+def _draws(manifest: dict) -> str:
+    rows: list[Row] = [("drawn by quality", "judged", "kept", "mean score")]
+    for row in manifest.get("kept", []):
+        counts = (str(row["judged"]), str(row["kept"]))
+        rows.append((row["source"], *counts, str(row["mean_score"])))
     return table(rows) if len(rows) > 1 else ""
 
 

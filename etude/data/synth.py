@@ -6,9 +6,16 @@
 | `commits` | code, fetched releases | issue, code, repair and test in one context |
 | `traces` | own tasks, reasoning-gym | question, steps, answer |
 | `agent` | own tasks, tools | conversations with tool calls |
+| `recall` | own task | pairs, and the same again in other orders |
+| `maps` | own rules | letters and what a rule sends them to |
+| `rephrased`, `repeated` | own facts | short texts on invented people, reworded or not |
+| `episodes` | own world, users and rubric | conversations that passed |
 | `long` | every domain | documents above a length |
+| `document_qa` | every domain | a text, and questions about its own words |
+| `long_qa` | every domain | a text with scattered facts, and questions about them |
 """
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
@@ -18,12 +25,20 @@ from etude.data.documents import Document
 from etude.data.synth_agent import agent
 from etude.data.synth_chats import Chat, sft, solution
 from etude.data.synth_commits import commits
+from etude.data.synth_document_qa import document_qa
+from etude.data.synth_episodes import episodes
 from etude.data.synth_fim import fim
 from etude.data.synth_long import long
+from etude.data.synth_long_qa import long_qa
+from etude.data.synth_maps import maps
+from etude.data.synth_recall import recall
+from etude.data.synth_rephrase import told
 from etude.data.synth_repository import RECORDS, repository
 from etude.data.synth_traces import traces
+from etude.data.synth_turns import arranged
 from etude.data.synth_vocabulary import vocabulary
 from etude.errors import EtudeError, closest
+from etude.recipe.parts import Chats
 
 __all__ = [
     "DERIVED",
@@ -31,13 +46,20 @@ __all__ = [
     "agent",
     "commits",
     "derive",
+    "document_qa",
+    "episodes",
     "fim",
     "long",
+    "long_qa",
+    "maps",
+    "recall",
     "repository",
     "sft",
     "solution",
+    "told",
     "traces",
     "vocabulary",
+    "written",
 ]
 
 
@@ -78,12 +100,23 @@ DERIVED: dict[str, Callable[[Texts, str, int, int], Made]] = {
     "commits": _commits,
     "traces": lambda corpus, split, count, seed: traces(count, seed, held=split == "held_out"),
     "agent": lambda corpus, split, count, seed: agent(count, seed, held=split == "held_out"),
+    "recall": lambda corpus, split, count, seed: recall(count, seed, held=split == "held_out"),
+    "rephrased": lambda corpus, split, count, seed: told(
+        "rephrased", count, seed, held=split == "held_out"
+    ),
+    "repeated": lambda corpus, split, count, seed: told(
+        "repeated", count, seed, held=split == "held_out"
+    ),
+    "episodes": lambda corpus, split, count, seed: episodes(count, seed, held=split == "held_out"),
+    "maps": lambda corpus, split, count, seed: maps(count, seed, held=split == "held_out"),
+    "long_qa": lambda corpus, split, count, seed: long_qa(_all(corpus, split), count, seed),
+    "document_qa": lambda corpus, split, count, seed: document_qa(_all(corpus, split), count, seed),
     "long": lambda corpus, split, count, seed: islice(long(_all(corpus, split)), count),
 }
 
 
 def derive(name: str, corpus: Texts, count: int, seed: int, *, split: str = "train") -> Made:
-    """Yield up to `count` documents (for `agent`: conversations) of a derived set.
+    """Yield up to `count` documents (conversations where a set is of those) of a derived set.
 
     Args:
         name: key of `DERIVED`.
@@ -99,3 +132,23 @@ def derive(name: str, corpus: Texts, count: int, seed: int, *, split: str = "tra
         near = closest(name, DERIVED)
         raise EtudeError(f"set {name}", "no such derived set", ", ".join(DERIVED), near)
     return DERIVED[name](corpus, split, count, seed)
+
+
+def written(data: Chats, seed: int) -> Iterator[Chat]:
+    """Yield the conversations that a fine-tuning stage asks for, in random order of their kinds.
+
+    Args:
+        data: tasks, small talk and simulated users, how much of each, and how they are arranged.
+        seed: decides all of them.
+
+    Raises:
+        EtudeError: an unknown family or level, or nothing to draw from.
+    """
+    simulated = round(data.items * data.simulated)
+    plain = sft(data.tasks, data.items - simulated, seed, thinking=data.thinking, lines=data.lines)
+    if not simulated:
+        return arranged(plain, data, seed)
+    order = [False] * (data.items - simulated) + [True] * simulated
+    random.Random(seed).shuffle(order)
+    others = episodes(simulated, seed)
+    return arranged((next(others if other else plain) for other in order), data, seed)

@@ -7,10 +7,11 @@ data. Held-out questions never appear.
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from etude.data.synth_lines import LINES
 from etude.data.tasks import Item, draw
+from etude.data.tasks_reflect import reflected
 from etude.errors import EtudeError
 from etude.recipe.parts import TaskMix
 
@@ -23,11 +24,15 @@ class Chat:
         messages: turns with `role` and `content`.
         tools: schemas of the tools shown to the model.
         thinking: whether the model is asked to think.
+        train: which of the model's turns are learnt: all, or what follows the last question.
+        kept: share of the last reasoning after which it is cut; None = whole.
     """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
     thinking: bool = False
+    train: Literal["assistant", "reply"] = "assistant"
+    kept: float | None = None
 
 
 def user(text: str) -> dict[str, Any]:
@@ -76,7 +81,8 @@ def sft(
 
     Args:
         tasks: family -> how often, at which levels, and which share with thinking (by default
-            `thinking` where a family has written steps, none where it has not).
+            `thinking` where a family has written steps, none where it has not), and which share
+            of written steps goes wrong once.
         count: how many.
         seed: decides all of them.
         thinking: share answered with written reasoning.
@@ -98,6 +104,8 @@ def sft(
         mix = tasks[name]
         level = rng.choices(list(mix.levels), list(mix.levels.values()))[0]
         item = draw(name, rng, level)
+        if mix.reflect and rng.random() < mix.reflect:
+            item = reflected(item, rng)
         share = mix.thinking if mix.thinking is not None else thinking if item.steps else 0.0
         yield solution(item, thinking=rng.random() < share)
 

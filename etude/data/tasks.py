@@ -11,9 +11,12 @@ from functools import cache
 from etude.data.tasks_base import Call, Family, Item, Reply
 from etude.data.tasks_chain import THINKING_FAMILIES, Sum, Var
 from etude.data.tasks_code import Code
+from etude.data.tasks_fact import Fact
 from etude.data.tasks_gym import PREFIX, Gym
 from etude.data.tasks_instruct import Instruct
 from etude.data.tasks_letters import Reverse, Sort
+from etude.data.tasks_recall import Recall
+from etude.data.tasks_schema import Schema
 from etude.data.tasks_tool import Calculate, Lookup
 from etude.errors import EtudeError, closest
 from etude.files import digest
@@ -33,7 +36,19 @@ __all__ = [
 
 FAMILIES: dict[str, Family] = {
     one.name: one
-    for one in (Sum(), Var(), Reverse(), Sort(), Calculate(), Lookup(), Instruct(), Code())
+    for one in (
+        Sum(),
+        Var(),
+        Reverse(),
+        Sort(),
+        Recall(),
+        Calculate(),
+        Lookup(),
+        Schema(),
+        Fact(),
+        Instruct(),
+        Code(),
+    )
 }
 HELD_OUT = 5  # one question in this many
 TRIES = 1000

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from etude.data.tools_real import REAL, Real
 from etude.errors import EtudeError, closest
 
 MAX_EXPRESSION = 200  # characters
@@ -172,9 +173,15 @@ def lookup(pages: Mapping[str, str]) -> Tool:
     return Tool("lookup", "Open a page.", _object(page=_text("its number")), read)
 
 
+def real(of: Real) -> Tool:
+    """Return a function of the standard library as a tool."""
+    return Tool(of.name, of.description(), of.parameters(), of.call)
+
+
 TOOLS: dict[str, Callable[[Mapping[str, str]], Tool]] = {
     "calculator": lambda _: CALCULATOR,
     "lookup": lookup,
+    **{name: (lambda _, of=of: real(of)) for name, of in REAL.items()},
 }
 
 

@@ -40,7 +40,7 @@ def bits_per_byte(
         for (n, *_), logp in zip(part, _scores(model, texts, part), strict=True):
             bits[n] -= logp / math.log(2)
     model.train(training)
-    return _ratio(bits, [size for _, size in texts])
+    return ratio(bits, [size for _, size in texts])
 
 
 def windows(length: int, window: int) -> list[tuple[int, int, int]]:
@@ -71,7 +71,8 @@ def _scores(
     return scores.logp.double().sum(dim=1).tolist()
 
 
-def _ratio(bits: Sequence[float], sizes: Sequence[int]) -> Estimate:
+def ratio(bits: Sequence[float], sizes: Sequence[int]) -> Estimate:
+    """Return the bits of some texts over their bytes, with an interval over texts."""
     # a ratio estimator: documents are the independent units, not tokens, and they are few
     total, n = sum(sizes), len(sizes)
     if not total:

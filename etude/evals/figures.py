@@ -45,15 +45,45 @@ def load(folder: str | Path) -> Figures:
     Raises:
         EtudeError: the folder holds none, or one is broken.
     """
-    files = sorted((Path(folder) / "evals").glob("*.json"))
-    if not files:
+    found, stale = results(folder)
+    if not found:
+        which = " of the recipe that ran last" if stale else ""
         wanted = "a run with an eval stage that is done"
-        raise EtudeError(str(folder), "holds no evaluation", wanted)
-    found = [read_json(file) for file in files]
-    for file, result in zip(files, found, strict=True):
+        raise EtudeError(str(folder), f"holds no evaluation{which}", wanted)
+    return build(sorted(found, key=lambda result: (result.get("order", 0), result["stage"])))
+
+
+def results(folder: str | Path) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Return what `harness.evaluate` gave for the stages of a run, and the files left out.
+
+    Another recipe may have run in the folder before, or this one with other settings. `run.json`
+    names the figures of the run that was last at work; a file that bears another key is left out.
+    Where it names none, nothing is.
+
+    Raises:
+        EtudeError: `run.json` or an evaluation is broken.
+    """
+    run = Path(folder) / "run.json"
+    about = read_json(run) if run.exists() else {}
+    keys = about.get("figures") if isinstance(about, dict) else None
+    found: list[dict[str, Any]] = []
+    stale: list[Path] = []
+    for file in sorted((Path(folder) / "evals").glob("*.json")):
+        result = read_json(file)
         if not isinstance(result, dict) or not {"stage", "rows"} <= result.keys():
             raise EtudeError(str(file), "is no evaluation", "stage and rows")
-    return build(sorted(found, key=lambda result: (result.get("order", 0), result["stage"])))
+        if isinstance(keys, dict) and result.get("key") not in keys.get(result["stage"], ()):
+            stale.append(file)
+        else:
+            found.append(result)
+    return found, stale
+
+
+def measured(folder: Path, stage: str) -> str | None:
+    """Return the key that the figures of a stage bear, None where there are none."""
+    path = folder / "evals" / f"{stage}.json"
+    result = read_json(path) if path.exists() else {}
+    return result.get("key") if isinstance(result, dict) else None
 
 
 def build(results: Sequence[Mapping[str, Any]]) -> Figures:

@@ -78,7 +78,7 @@ def _over_cold_start(
 def gains(runs: Mapping[str, Figures], wanted: Sequence[Pair]) -> list[Gain]:
     """Return every comparison over all runs; one run gives differences without intervals."""
     every = list(dict.fromkeys(key for run in runs.values() for key in run.rows))
-    found = [*_between(runs, every, wanted), *_thinking(runs, every)]
+    found = [*_between(runs, every, wanted), *_thinking(runs, every), *_examples(runs, every)]
     return list(found)
 
 
@@ -103,6 +103,21 @@ def _thinking(runs: Mapping[str, Figures], every: Sequence[Key]) -> Iterator[Gai
                 gain = over_seeds(_less(run, key, stage, other, stage) for run in runs.values())
                 if gain:
                     yield Gain(f"{stage}: think over nothink", key, gain)
+
+
+def _examples(runs: Mapping[str, Figures], every: Sequence[Key]) -> Iterator[Gain]:
+    """Compare the most examples in the prompt with none, in every stage that was asked both."""
+    asked = [key for key in every if key.column == "few-shot"]
+    first = next(iter(runs.values()))
+    for stage in first.columns:
+        for key in asked:
+            others = [k for k in asked if (k.task, k.metric) == (key.task, key.metric)]
+            none = key._replace(mode="0-shot")
+            most = max(others, key=lambda other: int(other.mode.partition("-")[0]))
+            if key == most != none and none in others and _known(runs, stage, key, none):
+                gain = over_seeds(_less(run, key, stage, none, stage) for run in runs.values())
+                if gain:
+                    yield Gain(f"{stage}: examples over none", key, gain)
 
 
 def _known(runs: Mapping[str, Figures], stage: str, *keys: Key) -> bool:

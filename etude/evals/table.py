@@ -5,13 +5,14 @@ from itertools import compress, groupby
 from pathlib import Path
 from typing import Any
 
-from etude.evals.figures import Figures, load, over_runs
+from etude.evals import ladder
+from etude.evals.figures import Figures, load, over_runs, results
 from etude.evals.gains import Gain, gains, pairs
 from etude.evals.stats import Estimate, reach
 from etude.recipe.load import load as read_recipe
 
 LEFT = 4  # columns of words before the figures
-BITS = ("bpb",)  # metrics that are no shares
+BITS = ("bpb", "clean bpb", "bpb there", "max score", "tok/s", "MB kept")  # no shares
 BASELINES = (
     "gzip and ngram (5 bytes, Kneser-Ney) have first read all training text of the set, which may"
     " be more than the model has; gzip looks back 32 kB."
@@ -25,9 +26,10 @@ def aggregate(folders: Sequence[str | Path]) -> dict[str, Any]:
     intervals of the mean over seeds. Gains are differences taken inside each seed.
 
     Returns:
-        `runs`, `columns`, `rows` (column, task, level, mode, metric and a cell per column) and
-        `gains` (label, the same keys, one cell); a cell is value, low, high and n, unknown bounds
-        None.
+        `runs`, `columns`, `rows` (column, task, level, mode, metric and a cell per column), `gains`
+        (label, the same keys, one cell), `left_out` (files of figures that are not of the recipe
+        that ran last) and, where one was measured, `ladder` (see `etude.evals.ladder`); a cell is
+        value, low, high and n, unknown bounds None.
 
     Raises:
         EtudeError: a folder has no evaluations, or one measures other stages than the first.
@@ -36,7 +38,10 @@ def aggregate(folders: Sequence[str | Path]) -> dict[str, Any]:
     figures = over_runs(runs)
     recipe = Path(folders[0]) / "recipe.yaml"
     wanted = pairs(read_recipe(str(recipe)), figures.columns) if recipe.exists() else []
-    return as_json(figures, gains(runs, wanted)) | {"runs": list(runs)}
+    stale = [str(file) for folder in folders for file in results(folder)[1]]
+    rungs = ladder.summary([results(folder)[0] for folder in folders])
+    told = {"runs": list(runs), "left_out": stale} | ({"ladder": rungs} if rungs else {})
+    return as_json(figures, gains(runs, wanted)) | told
 
 
 def as_json(figures: Figures, gained: Iterable[Gain] = ()) -> dict[str, Any]:
@@ -56,6 +61,7 @@ def render(table: Mapping[str, Any]) -> str:
     """Return a table of `aggregate` as aligned plain lines by column, the gains below."""
     parts = [_aligned(*block) for block in _blocks(table)]
     parts += [_aligned(*_gains(table))] if table["gains"] else []
+    parts += [ladder.render(table["ladder"])] if table.get("ladder") else []
     return "\n\n".join([*parts, _legend(table)])
 
 
@@ -112,7 +118,9 @@ def _legend(table: Mapping[str, Any]) -> str:
         "Answers in percent, bpb in bits per byte (lower is better); "
         f"± is the farther end of the 95% interval of {over}."
     )
-    return f"{text}\n{BASELINES}" if "ngram" in table["columns"] else text
+    text = f"{text}\n{BASELINES}" if "ngram" in table["columns"] else text
+    stale = ", ".join(table.get("left_out", ()))
+    return f"{text}\nLeft out, as measured under another recipe: {stale}." if stale else text
 
 
 def _aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,7 @@ from etude.typing import Bool, Float, Tensor
 
 
 def group(
-    reward: Float[Tensor, "P O"], *, std: bool = True, unbiased: bool = True, eps: float = 1e-4
+    reward: Float[Tensor, "P O"], *, std: bool = True, unbiased: bool = True, eps: float = 1e-6
 ) -> Float[Tensor, "P O"]:
     """Reward relative to the other rollouts of the same prompt.
 
@@ -13,7 +13,7 @@ def group(
         std: divide by the group's standard deviation. Without it a group counts by how much its
             rewards differ: the agentic objective of GLM-4.5 (section 3.3) and Dr. GRPO.
         unbiased: standard deviation with O - 1 in the denominator, as TRL and verl have it.
-        eps: added to the standard deviation; 1e-4 in TRL, 1e-6 in verl and slime.
+        eps: added to the standard deviation: our choice is that of verl and slime; 1e-4 in TRL.
 
     Returns:
         Advantages, exactly zero in a group whose rewards are equal.

@@ -1,7 +1,7 @@
 """Keeping experts evenly loaded: two auxiliary losses and the bias that needs none.
 
-Everything here divides by the active experts A, so a balanced router gives exactly 1 whatever A is;
-code that follows Switch gives A instead.
+Both losses divide by the active experts A, so a balanced router gives exactly 1 whatever A is; code
+that follows Switch gives A instead.
 """
 
 import torch
@@ -19,21 +19,43 @@ def load(
 
 
 def auxiliary(
-    scores: Float[Tensor, "N E"], counts: Float[Tensor, " E"], *, active: int, tokens: int
+    scores: Float[Tensor, "B T E"],
+    valid: Bool[Tensor, "B T"],
+    counts: Float[Tensor, " E"],
+    *,
+    active: int,
 ) -> Float[Tensor, ""]:
-    """Balance over a batch: `sum_e f_e P_e`, 1 when every expert gets its share.
+    """Balance over a batch: these tokens' share of `E / A sum_e f_e P_e`, 1 when all is even.
+
+    f_e are the choices of expert e per token and P_e is its mean score, both over the whole batch.
+    f carries no gradient and P is a mean, so the shares of any cut of the batch add up to it.
 
     Args:
         scores: router scores, sigmoid or softmax; normalised over the experts here.
+        valid: false on padding.
         counts: tokens per expert over the **global** batch: balance inside a micro-batch would
             forbid specialisation. Carries no gradient.
         active: experts each token takes (A).
-        tokens: tokens behind `counts`.
 
-    Source: Switch Transformer, arXiv:2101.03961, equation 4 (there without 1/A).
+    Source: Switch Transformer, arXiv:2101.03961, equation 4 (there E times the sum, with A = 1);
+    MiniMax-Text-01, arXiv:2501.08313 (there 1 / E times the sum). See `weight_of`.
     """
-    share = counts.detach() * scores.shape[-1] / (active * tokens)
-    return (share * _normal(scores).mean(dim=0)).sum()
+    counts = counts.detach()
+    tokens = (counts.sum() / active).clamp(min=1.0)
+    share = counts * scores.shape[-1] / (active * tokens)
+    mean = (_normal(scores) * valid[..., None]).sum(dim=(0, 1)) / tokens
+    return (share * mean).sum()
+
+
+def weight_of(form: str, *, experts: int, active: int) -> float:
+    """What a unit of weight in another form of the loss is worth in that of `auxiliary`.
+
+    Args:
+        form: `even` is that of `auxiliary`; `mean` is 1 / E sum_e f_e P_e, `sum` E sum_e f_e P_e.
+        experts: E.
+        active: A.
+    """
+    return {"even": 1.0, "mean": active / experts**2, "sum": float(active)}[form]
 
 
 def sequence(

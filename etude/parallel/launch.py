@@ -1,6 +1,8 @@
 """Start as one process, or as one of those that `torchrun` started."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,6 +14,7 @@ from etude.errors import EtudeError
 from etude.parallel.mesh import Ranks
 
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+LOOK_SECONDS = 1.0  # between two looks at whether the parent is there
 
 
 @contextmanager
@@ -43,20 +46,50 @@ def ranks(device: str = "auto", *, environ: Mapping[str, str] | None = None) -> 
     rank = int(environ.get("RANK", "0"))
     store = None if world > 1 else dist.HashStore()
     backend = "nccl" if place.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=world, store=store)
+    with _parent(watched=world > 1):
+        dist.init_process_group(backend, rank=rank, world_size=world, store=store)
+        try:
+            yield Ranks(rank, world, place, init_device_mesh(place.type, (world,)))
+        finally:
+            dist.destroy_process_group()
+
+
+def has_gpu() -> bool:
+    """Whether `auto` stands for a GPU on this machine."""
+    return torch.cuda.is_available()
+
+
+@contextmanager
+def _parent(*, watched: bool) -> Iterator[None]:
+    """End this process, as a kill would, once the one that started it is no more.
+
+    torchrun ends its ranks when it ends, unless it is killed: then they would go on, hold the run's
+    folder and the GPUs, or wait for each other for ever. What they have saved is whole at any time.
+    """
+    parent, left = os.getppid(), threading.Event()
+
+    def look() -> None:
+        while not left.wait(LOOK_SECONDS):
+            if os.getppid() != parent:  # orphans are given to another process
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if watched:
+        threading.Thread(target=look, name="parent", daemon=True).start()
     try:
-        yield Ranks(rank, world, place, init_device_mesh(place.type, (world,)))
+        yield
     finally:
-        dist.destroy_process_group()
+        left.set()
 
 
 def _device(name: str, local: int) -> torch.device:
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if has_gpu() else "cpu"
     try:
         place = torch.device(name)
     except RuntimeError as error:
         raise EtudeError("device", repr(name), "auto, cpu, cuda or cuda:N") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
+    if place.type not in ("cpu", "cuda"):
+        raise EtudeError("device", repr(name), "auto, cpu, cuda or cuda:N")
+    if place.type == "cuda" and not has_gpu():
         raise EtudeError("device", f"{name} asked for, but torch sees no GPU", do="use device=cpu")
     return torch.device("cuda", local) if place.type == "cuda" and place.index is None else place

@@ -44,6 +44,10 @@ def explain(raw: dict[str, Any], error: ValidationError) -> EtudeError:
             "",
             closest(tag, tags) or f"known: {', '.join(tags)}",
         )
+    if first["type"] == "literal_error":
+        known = re.findall(r"'([^']+)'", first["ctx"]["expected"])
+        found, near = repr(first["input"]), closest(str(first["input"]), known)
+        return EtudeError(where, f"unknown {found}", "", near or f"known: {', '.join(known)}")
     if first["type"] == "missing":
         return EtudeError(where, "is missing", "a value")
     value = first.get("input")

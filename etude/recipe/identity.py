@@ -1,12 +1,13 @@
 """What makes a stage the same stage: its own description and that of everything it stands on."""
 
 import json
+from dataclasses import replace
 
 from etude.files import digest
 from etude.recipe.load import as_data, parents
-from etude.recipe.stages import Recipe
+from etude.recipe.stages import Eval, Recipe, row_length
 
-GENERATION = "1"  # raised when the code of a stage changes what it computes
+GENERATION = "2"  # raised when the code of a stage changes what it computes
 
 
 def identities(recipe: Recipe) -> dict[str, str]:
@@ -17,10 +18,27 @@ def identities(recipe: Recipe) -> dict[str, str]:
     not changed is skipped; a changed one runs again, and so do its descendants.
     """
     base = [recipe.model, recipe.tokenizer, recipe.corpus]
-    known = {"model": digest(GENERATION, *map(_text, base), str(recipe.seed), recipe.dtype)}
+    weighed = [str(row_length(recipe))] if recipe.model.match == "flops" else []
+    texts = [*map(_text, base), str(recipe.seed), recipe.dtype, *weighed]
+    known = {"model": digest(GENERATION, *texts)}
     for stage in recipe.stages:
         known[stage.name] = digest(_text(stage), *(known[parent] for parent in parents(stage)))
     return known
+
+
+def figure_key(stage: Eval, identity: str) -> str:
+    """Return a name for one measurement: what the measured stage is, and all it is asked."""
+    return digest(identity, json.dumps(as_data(replace(stage, of=("model",)))))
+
+
+def figure_keys(recipe: Recipe) -> dict[str, list[str]]:
+    """Return the keys that figures of this very recipe bear, by measured stage."""
+    names, keys = identities(recipe), dict[str, list[str]]()
+    for stage in recipe.stages:
+        if isinstance(stage, Eval):
+            for name in stage.of:
+                keys.setdefault(name, []).append(figure_key(stage, names[name]))
+    return keys
 
 
 def _text(part: object) -> str:

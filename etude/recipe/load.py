@@ -18,7 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from etude.errors import EtudeError, closest
 from etude.recipe.explain import explain, names
-from etude.recipe.stages import Eval, Recipe, Stage, Unify
+from etude.recipe.optimizers import everywhere, exchanged
+from etude.recipe.stages import Eval, Pretrain, Recipe, Stage, Unify
 
 RECIPE = TypeAdapter(Recipe)
 NAME = re.compile(r"[\w-][\w.-]*")
@@ -96,7 +97,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Args:
         name: shipped name or path of a YAML file.
         overrides: `key=value` with dotted keys; a stage is addressed by its name:
-            `sft.optimizer.learning_rate=1e-3`.
+            `sft.optimizer.learning_rate=1e-3`. `optimizer=adamw` speaks of every stage that trains,
+            as does `optimizer.learning_rate=1e-3`.
 
     Raises:
         EtudeError: unreadable file, unknown key, wrong value, unknown or misplaced stage.
@@ -107,9 +109,26 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise EtudeError(
             str(path), "is not a mapping", "a recipe with `recipe`, `model` and `stages`"
         )
+    return read(raw, overrides)
+
+
+def read(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Override, check and resolve a recipe that is plain data; see `load`."""
+    raw = _own(raw)
     for override in overrides:
-        _override(raw, override)
+        key, _, text = override.partition("=")
+        if key.split(".")[0] == "optimizer":
+            everywhere(raw, key, read_yaml(text, key))
+        else:
+            _override(raw, override)
     return resolve(check(raw))
+
+
+def _own(node: Any) -> Any:
+    """Copy plain data so that what YAML repeats by an alias can be overridden in one place."""
+    if isinstance(node, dict):
+        return {key: _own(value) for key, value in node.items()}
+    return [_own(value) for value in node] if isinstance(node, list) else node
 
 
 def _text(path: Path) -> str:
@@ -143,6 +162,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     node: Any = raw
     for i, part in enumerate(above):
         node = _child(raw, node, part, ".".join(above[: i + 1]), at_top=i == 0)
+    if last == "optimizer" and isinstance(value, str):
+        value = exchanged(node.get(last) if isinstance(node, dict) else None, value, key)
     if isinstance(node, list):
         node[_index(node, last, key)] = value
     elif isinstance(node, dict):
@@ -218,7 +239,8 @@ def resolve(recipe: Recipe) -> Recipe:
         stage = replace(stage, name=name)
         if not isinstance(stage, Eval):
             # its key is `from`, so type checkers do not know the field's own name
-            start: dict[str, Any] = {"start": stage.start or before}
+            new = isinstance(stage, Pretrain) and stage.fresh is not None
+            start: dict[str, Any] = {"start": "model" if new else stage.start or before}
             stage = replace(stage, **start)
             before = name
         _check_references(stage, ["model", *(s.name for s in stages)], called)

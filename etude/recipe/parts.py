@@ -7,57 +7,20 @@ Amounts of tokens may be written `250M`, `16k`, `15T` or `2e6`.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-CONFIG = ConfigDict(extra="forbid", populate_by_name=True)
-UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-
-
-def read_count(value: Any) -> Any:
-    """Read `2M`, `1.5k`, `2e6` or a number as a whole count of tokens."""
-    if isinstance(value, str) and value and value[-1] in UNITS:
-        try:
-            return round(float(value[:-1]) * UNITS[value[-1]])
-        except ValueError:
-            return value
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return int(number) if number.is_integer() else value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-Count = Annotated[int, BeforeValidator(read_count), Field(ge=0)]
-Positive = Annotated[int, BeforeValidator(read_count), Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0)]
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
-class Model:
-    """Where the weights come from: a family and size made here, or a published checkpoint.
-
-    Args:
-        family: name of a system, for example `glm45`.
-        size: a name from the family's table (`tiny`, `mini`, `air`, `full`).
-        config: fields of the published config.json to change, for example `num_hidden_layers`.
-        path: folder or hub name of a checkpoint to start from instead.
-    """
-
-    family: str | None = None
-    size: str = "tiny"
-    config: dict[str, Any] = Field(default_factory=dict)
-    path: str | None = None
-
-    def __post_init__(self) -> None:
-        """Exactly one origin."""
-        if (self.family is None) == (self.path is None):
-            raise ValueError("give either family (with size) or path")
+from etude.recipe.chats import Budget as Budget
+from etude.recipe.chats import Chats as Chats
+from etude.recipe.chats import TaskMix as TaskMix
+from etude.recipe.numbers import CONFIG as CONFIG
+from etude.recipe.numbers import Count, Rate, Share
+from etude.recipe.numbers import Positive as Positive
+from etude.recipe.pace import Balance as Balance
+from etude.recipe.pace import Batch as Batch
+from etude.recipe.pace import Mtp as Mtp
+from etude.recipe.pace import Schedule as Schedule
+from etude.recipe.pace import Short as Short
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
@@ -83,10 +46,38 @@ class Corpus:
         size: `smoke` (a few MB), `full` (about 60 MB raw) or `none` (the mixes name folders or hub
             sets only).
         documents: how many derived documents (traces, agent runs, records) to make per set.
+        keep: what the quality score of a document decides: how often it is seen (`buckets`,
+            GLM-4.5 section 2.2), or the chance that it stays at all (`pareto`, GPT-3 appendix A).
+        alpha: of that chance, (2 - score) ** -alpha (GPT-3: 9).
+        similarity: share of equal runs of words from which on two documents are near-duplicates
+            (unpublished in both reports; our choice).
+        hashes: length of the signatures that estimate it (GPT-3: 10; our choice elsewhere).
+        decontaminate: cut out of training documents what they share with held-out ones: runs of 13
+            words and 200 characters around (GPT-3 appendix C).
     """
 
     size: Literal["smoke", "full", "none"] = "smoke"
     documents: Positive = 4000
+    keep: Literal["buckets", "pareto"] = "buckets"
+    alpha: Rate = 9.0
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.7
+    hashes: Annotated[int, Field(ge=2)] = 64
+    decontaminate: bool = False
+
+
+@dataclass(frozen=True, slots=True, config=CONFIG)
+class Change:
+    """A move to another mixture while a stage trains.
+
+    Args:
+        mix: shares from then on, as in `data.mix`.
+        at: tokens of the stage at which the move begins.
+        over: tokens over which every share moves in a straight line; 0 = at once.
+    """
+
+    mix: dict[str, Annotated[float, Field(gt=0)]]
+    at: Count = 0
+    over: Count = 0
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
@@ -95,56 +86,43 @@ class Data:
 
     Args:
         mix: share of tokens by set: a corpus domain (`general code math technical`), a derived set
-            (`repository commits traces agent long`), `folder:PATH` or `hub:ORG/NAME`.
+            (`repository commits traces agent long long_qa document_qa recall`), `folder:PATH` or
+            `hub:ORG/NAME`.
+            A domain that has no source on this machine is left out, and said: the others grow.
         length: tokens in a row.
         pack: `truncate` joins documents and cuts at random places (pre-training), `best_fit` keeps
             documents whole where they fit (from mid-training on; GLM-4.5 section 2.4).
         fim: share of `code` documents rewritten as fill-in-the-middle (our choice: the report gives
             no rate).
+        mask: `documents` lets a token read its own document, whose positions start at 0; `none`
+            lets it read its whole row, in which documents follow each other behind an end-of-text
+            token (GPT-3 appendix B).
+        changes: other mixtures later in the stage, in their order (MiniMax-Text-01 moves its shares
+            linearly at each change, and mixes in questions about long documents at the end).
+        short: steps of shorter rows among the others.
     """
 
     mix: dict[str, Annotated[float, Field(gt=0)]]
     length: Positive = 256
     pack: Literal["truncate", "best_fit"] = "truncate"
     fim: Share = 0.0
+    mask: Literal["documents", "none"] = "documents"
+    changes: tuple[Change, ...] = ()
+    short: Short | None = None
 
+    def __post_init__(self) -> None:
+        """Changes follow one another, and short rows fill a long one."""
+        if self.short and (self.changes or self.length % self.short.length):
+            raise ValueError("short.length must divide length, and excludes changes")
+        ends = [0, *(change.at + change.over for change in self.changes)]
+        for change, before in zip(self.changes, ends, strict=False):
+            if change.at < before:
+                raise ValueError(f"a change at {change.at} begins before the one before it ends")
 
-@dataclass(frozen=True, slots=True, config=CONFIG)
-class TaskMix:
-    """How often one family of checkable tasks is drawn, and at which levels.
-
-    Args:
-        weight: share relative to the other families.
-        levels: weight by level.
-        thinking: share of items answered with written reasoning; None takes the stage's value.
-    """
-
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    levels: dict[int, Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: {0: 1.0})
-    thinking: Share | None = None
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
-class Chats:
-    """Conversations with loss masks, made from checkable tasks and written lines.
-
-    Args:
-        tasks: family name -> how often and how hard.
-        items: conversations to make; drawn without the held-out questions.
-        thinking: share answered with reasoning (the rest renders an empty `<think></think>`).
-        lines: share of small-talk lines.
-        replay: share of each step's tokens taken from `replay_mix`, against forgetting.
-        replay_mix: mixture of text sets for the replay.
-        length: longest conversation; longer ones are left out and counted.
-    """
-
-    tasks: dict[str, TaskMix]
-    items: Positive = 4000
-    thinking: Share = 0.5
-    lines: Share = 0.0
-    replay: Share = 0.0
-    replay_mix: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    length: Positive = 256
+    @property
+    def mixes(self) -> tuple[dict[str, float], ...]:
+        """Every mixture of the stage, in order."""
+        return (self.mix, *(change.mix for change in self.changes))
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
@@ -165,6 +143,19 @@ class AdamW:
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
+class QkClip:
+    """After each step, scale down the heads whose largest attention score was above tau.
+
+    Muon with it is MuonClip (Kimi K2, arXiv:2507.20534, section 2.1).
+
+    Args:
+        tau: largest score allowed; the report uses 100.
+    """
+
+    tau: Rate = 100.0
+
+
+@dataclass(frozen=True, slots=True, config=CONFIG)
 class Muon:
     """Muon for hidden matrices, AdamW for embeddings, biases and norms (GLM-4.5 section 2.4).
 
@@ -174,6 +165,7 @@ class Muon:
             matching allows.
         momentum, steps, rms: 0.95, five Newton-Schulz steps, update RMS 0.2 (GLM-4.5 section 2.4).
         nesterov: unconfirmed for GLM-4.5; on in the cited recipe.
+        qk_clip: bound on attention scores, which Muon lets grow; None = none.
         head: whether the output head belongs to `adamw` (our choice) or `muon` (the report's words
             taken literally).
         betas, eps: of the AdamW group.
@@ -187,6 +179,7 @@ class Muon:
     steps: Positive = 5
     rms: Rate = 0.2
     nesterov: bool = True
+    qk_clip: QkClip | None = None
     head: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: Rate = 1e-8
@@ -203,76 +196,6 @@ Optimizer = Annotated[
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
-class Schedule:
-    """Learning rate as a factor of the peak, by trained tokens.
-
-    Args:
-        shape: `constant`, `cosine` (GLM-4.5) or `wsd` (warm-up, stable, decay).
-        warmup: tokens of linear warm-up.
-        final: factor at the end.
-        decay: share of the tokens that `wsd` decays over.
-        decay_shape: `linear`, `sqrt` (1 - sqrt) or `cosine`.
-        begin: tokens of this schedule spent in earlier stages; one cosine can span several stages.
-        total: tokens of the whole schedule; None = `begin` + this stage's tokens.
-    """
-
-    shape: Literal["constant", "cosine", "wsd"] = "cosine"
-    warmup: Count = 0
-    final: Share = 0.1
-    decay: Share = 0.2
-    decay_shape: Literal["linear", "sqrt", "cosine"] = "linear"
-    begin: Count = 0
-    total: Count | None = None
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
-class Batch:
-    """Rows per optimizer step, and how they grow.
-
-    Args:
-        rows: rows of the global batch.
-        micro: rows per forward on one rank; None = all at once. Gradients do not depend on it.
-        ramp_from: rows at the start of a linear growth (GLM-4.5: 16M to 64M tokens), None = no
-            growth.
-        ramp_tokens: tokens over which the batch grows.
-    """
-
-    rows: Positive = 16
-    micro: Positive | None = None
-    ramp_from: Positive | None = None
-    ramp_tokens: Count = 0
-
-    def __post_init__(self) -> None:
-        """A growth needs both ends."""
-        if self.ramp_from is not None and not (self.ramp_from <= self.rows and self.ramp_tokens):
-            raise ValueError(f"ramp_from {self.ramp_from} needs ramp_tokens > 0 and rows above it")
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
-class Balance:
-    """Expert balance by a selection bias, plus a small sequence-level loss (GLM-4.5 section 2.4).
-
-    Args:
-        bias_rate: step of the selection bias after each optimizer step (the report: 1e-3, later 0).
-        bias_until: tokens of this stage after which the bias rests; None = never.
-        sequence_weight: weight of the sequence-level loss (the report: 1e-4).
-    """
-
-    bias_rate: float = 1e-3
-    bias_until: Count | None = None
-    sequence_weight: float = 1e-4
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
-class Mtp:
-    """Weight of the extra prediction loss (GLM-4.5: 0.3, then 0.1 after 15T of 23T tokens)."""
-
-    weight: float = 0.3
-    later: float = 0.1
-    after: Count | None = None
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
 class Grpo:
     """Group-relative clipped policy loss without a KL term (GLM-4.5 section 3.2).
 
@@ -283,6 +206,7 @@ class Grpo:
         aggregate: `token` (the report's choice for code) or `sequence` mean.
         std: divide advantages by the group's standard deviation (our default; the agentic objective
             does not).
+        eps: added to that deviation (our choice, as in verl and slime; TRL adds 1e-4).
     """
 
     kind: Literal["grpo"] = "grpo"
@@ -290,6 +214,7 @@ class Grpo:
     clip_high: Rate = 0.28
     aggregate: Literal["token", "sequence"] = "token"
     std: bool = True
+    eps: Rate = 1e-6
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
@@ -412,3 +337,38 @@ class Probe:
     thinking: tuple[bool, ...] = (False,)
     turns: Positive = 1
     column: Literal["agentic", "reasoning", "coding", "chat"] = "reasoning"
+
+
+@dataclass(frozen=True, slots=True, config=CONFIG)
+class ByLength:
+    """Bits per byte by the place in long held-out texts, up to beyond the trained length.
+
+    Args:
+        edges: places, in tokens, at which a bucket ends; the texts are as long as the last.
+        domains: sets of long documents.
+        stretches: texts read in all, cut one after the other from the documents.
+    """
+
+    edges: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 256, 512, 1024)
+    domains: tuple[str, ...] = ("long",)
+    stretches: Positive = 40
+
+    def __post_init__(self) -> None:
+        """Buckets follow one another."""
+        if list(self.edges) != sorted(set(self.edges)) or self.edges[0] < 2:
+            raise ValueError("edges must rise, from 2 tokens on")
+
+
+@dataclass(frozen=True, slots=True, config=CONFIG)
+class FewShot:
+    """How a task is asked by examples in the prompt (GPT-3 section 2.4).
+
+    Args:
+        shots: numbers of examples; where they do not all fit into the context, fewer are shown.
+        beams: width of the search for a written answer (GPT-3: 4); 1 is greedy.
+        length_penalty: of that search (GPT-3: 0.6).
+    """
+
+    shots: Annotated[tuple[Count, ...], Field(min_length=1)] = (0, 1, 8)
+    beams: Positive = 1
+    length_penalty: Annotated[float, Field(ge=0)] = 0.6

@@ -8,6 +8,7 @@ decides it (answers of RL and of evaluation count at `ANSWER` of their longest).
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from etude.recipe.stages import Eval, Midtrain, Pretrain, Recipe, Rl, Sft, Stage
 
 ANSWER = 0.5  # an answer's usual length as a share of the longest allowed; our choice
 PROMPT = 24  # tokens of a task's question; measured on the shipped tasks
+EXAMPLE = 12  # tokens of a solved example in a prompt; measured on the shipped tasks
 TRAINING = 0.3  # share of the machine's GEMM rate that training reaches, see `etude bench train`
 SAMPLING = 0.10  # the same for cached batched decoding, see `etude bench decode`
 
@@ -29,8 +31,9 @@ class Row:
         tokens: tokens trained on, or read and written when nothing trains.
         flops: floating-point operations.
         seconds: estimate on this machine.
-        memory: peak bytes.
+        micro: tokens of the largest batch that a device works on at once; 0 where none trains.
         note: what the numbers do not say.
+        memory: peak bytes of a device.
     """
 
     name: str
@@ -38,8 +41,9 @@ class Row:
     tokens: int
     flops: float
     seconds: float
-    memory: int
+    micro: int
     note: str = ""
+    memory: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for `--json`."""
@@ -70,7 +74,14 @@ print(2 * 512**3 / best)
 """
 
 
-def cost(recipe: Recipe, decoder: arch.Decoder, rate: float, *, devices: int = 1) -> list[Row]:
+def cost(
+    recipe: Recipe,
+    decoder: arch.Decoder,
+    rate: float,
+    *,
+    devices: int = 1,
+    others: Mapping[str, arch.Decoder] | None = None,
+) -> list[Row]:
     """Return one row per stage.
 
     Args:
@@ -79,23 +90,30 @@ def cost(recipe: Recipe, decoder: arch.Decoder, rate: float, *, devices: int = 1
         rate: FLOP/s of the matrix product of one device.
         devices: that share the work evenly; the peak is that of one, with weights, gradients and
             optimizer state sharded.
+        others: by stage, where stages train other sizes.
     """
     found = []
     for stage in recipe.stages:
-        row = _row(stage, decoder, rate * devices)
-        found.append(replace(row, memory=row.memory + _held(stage, decoder) // devices))
+        plan = (others or {}).get(stage.name, decoder)
+        if isinstance(stage, Eval):  # which measures several: the largest says it from above
+            plan = max(((others or {}).get(of, decoder) for of in stage.of), key=_parameters)
+        row = _row(stage, plan, rate * devices)
+        if plan != decoder and not isinstance(stage, Eval):
+            row = replace(row, note=f"{_short(_parameters(plan))} parameters")
+        found.append(replace(row, memory=_peak(stage, plan, row.micro, devices)))
     return found
 
 
-def _held(stage: Stage, decoder: arch.Decoder) -> int:
-    """Bytes of weights, and of gradients and optimizer state where the stage trains."""
+def _parameters(decoder: arch.Decoder) -> int:
+    return arch.count(decoder).trunk
+
+
+def _peak(stage: Stage, decoder: arch.Decoder, tokens: int, devices: int) -> int:
+    """Bytes of weights, and of all that training a micro-batch of `tokens` needs beside them."""
     if isinstance(stage, Eval):
-        return 4 * (arch.count(decoder).trunk + arch.count(decoder).mtp)
-    return arch.memory(decoder, 0, states=1 if stage.optimizer.kind == "muon" else 2)
-
-
-def _activations(decoder: arch.Decoder, tokens: int) -> int:
-    return arch.memory(decoder, tokens) - arch.memory(decoder, 0)
+        return 4 * (arch.count(decoder).trunk + arch.count(decoder).mtp) // devices
+    states = 1 if stage.optimizer.kind == "muon" else 2
+    return arch.memory(decoder, tokens, states=states, devices=devices)
 
 
 def _row(stage: Stage, decoder: arch.Decoder, rate: float) -> Row:
@@ -105,27 +123,37 @@ def _row(stage: Stage, decoder: arch.Decoder, rate: float) -> Row:
         case Rl():
             return _rl(stage, decoder, rate)
         case Pretrain() | Midtrain():
-            return _text(stage, decoder, rate, stage.data.length, stage.tokens)
+            return _mixed(stage, decoder, rate)
         case Sft():
             return _text(stage, decoder, rate, stage.data.length, stage.tokens)
         case Unify():
             return _unify(stage, decoder, rate)
 
 
+def _mixed(stage: Pretrain | Midtrain, decoder: arch.Decoder, rate: float) -> Row:
+    """Text whose steps may have rows of two lengths."""
+    row, short = _text(stage, decoder, rate, stage.data.length, stage.tokens), stage.data.short
+    if short is None:
+        return row
+    flops = arch.train_flops(decoder, short.length) * stage.tokens
+    flops = short.share * flops + (1 - short.share) * row.flops
+    note = f"{short.share:.0%} of the steps in rows of {short.length:,}"
+    return replace(row, flops=flops, seconds=flops / (rate * TRAINING), note=note)
+
+
 def _text(stage: Trained, decoder: arch.Decoder, rate: float, length: int, tokens: int) -> Row:
     flops = arch.train_flops(decoder, length) * tokens
+    micro = stage.batch.micro or stage.batch.rows
+    if stage.balance.batch_weight and micro < stage.batch.rows:
+        flops *= 4 / 3  # the choices of a step that is cut are counted by one more forward pass
     return Row(
         stage.name,
         stage.stage,
         tokens,
         flops,
         flops / (rate * TRAINING),
-        _memory(stage, decoder, length),
+        micro * length,
     )
-
-
-def _memory(stage: Trained, decoder: arch.Decoder, length: int) -> int:
-    return _activations(decoder, (stage.batch.micro or stage.batch.rows) * length)
 
 
 def _sampling(
@@ -149,9 +177,9 @@ def _rl(stage: Rl, decoder: arch.Decoder, rate: float) -> Row:
     length = max(1, tokens // max(1, answers))
     trained = arch.train_flops(decoder, length) * tokens * stage.rollout.updates
     seconds = sampled / (rate * SAMPLING) + trained / (rate * TRAINING)
-    memory = _activations(decoder, (stage.batch.micro or 64) * length)
+    micro = (stage.batch.micro or 64) * length
     return Row(
-        stage.name, stage.stage, tokens, sampled + trained, seconds, memory, f"{stage.steps} steps"
+        stage.name, stage.stage, tokens, sampled + trained, seconds, micro, f"{stage.steps} steps"
     )
 
 
@@ -162,7 +190,7 @@ def _unify(stage: Unify, decoder: arch.Decoder, rate: float) -> Row:
     _, sampled = _sampling(decoder, answers, stage.max_tokens, turns)
     note = f"{answers} answers sampled"
     seconds = row.seconds + sampled / (rate * SAMPLING)
-    return Row(row.name, row.stage, row.tokens, row.flops + sampled, seconds, row.memory, note)
+    return replace(row, flops=row.flops + sampled, seconds=seconds, note=note)
 
 
 def _evaluation(stage: Eval, decoder: arch.Decoder, rate: float) -> Row:
@@ -171,8 +199,19 @@ def _evaluation(stage: Eval, decoder: arch.Decoder, rate: float) -> Row:
         asked = stage.items * len(probe.levels) * len(probe.thinking) * (1 + stage.samples)
         more, work = _sampling(decoder, asked * len(stage.of), stage.max_tokens, probe.turns)
         tokens, flops = tokens + more, flops + work
+    for few in stage.fewshot.values():
+        asked = sum(stage.items * (EXAMPLE * shots + PROMPT) for shots in few.shots)
+        tokens += asked * len(stage.of)
+        flops += arch.flops(decoder, EXAMPLE * max(few.shots) / 2) * asked * len(stage.of)
+    for length in stage.speed:
+        tokens += length * len(stage.of)
+        flops += arch.flops(decoder, length / 2) * length * len(stage.of)
     read = len(stage.domains) * stage.documents * stage.length * len(stage.of)
     flops += arch.flops(decoder, stage.length / 2) * read
+    if stage.by_length:
+        edge = stage.by_length.edges[-1]
+        far = len(stage.by_length.domains) * stage.by_length.stretches * edge * len(stage.of)
+        read, flops = read + far, flops + arch.flops(decoder, edge / 2) * far
     note, seconds = f"{len(stage.of)} stages", flops / (rate * SAMPLING)
     return Row(stage.name, stage.stage, tokens + read, flops, seconds, 0, note)
 
@@ -194,6 +233,8 @@ def table(recipe: Recipe, decoder: arch.Decoder, rows: list[Row]) -> str:
     total = sum(row.seconds for row in rows)
     flops = sum(row.flops for row in rows)
     lines.append(f"    {'in all':{wide}s}  {'':14s}  {flops:8.1e} FLOPs  {_time(total):>9s}")
+    far = ", ".join(f"{n:,}: {work:.3g}" for n, work in arch.flops_by_length(decoder))
+    lines.append(f"FLOPs per generated token by the tokens before it   {far}")
     return "\n".join(lines)
 
 

@@ -5,23 +5,26 @@ it starts from (default: the training stage before it, or the recipe's model), a
 others as teachers or as things to measure. `name` defaults to the kind.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from etude.arch import YaRN
+from etude.recipe.model import Model
 from etude.recipe.parts import (
     CONFIG,
     Balance,
     Batch,
+    ByLength,
     Chats,
     Corpus,
     Count,
     Data,
     Difficulty,
     Environment,
+    FewShot,
     Grpo,
-    Model,
     Mtp,
     Muon,
     Optimizer,
@@ -52,6 +55,12 @@ class Train:
         clip: largest global gradient norm (our choice 1.0; GLM-4.5 gives none).
         rope_theta: rotary base from this stage on; None keeps it (GLM-4.5: 10,000, then 1,000,000
             from 32K on).
+        yarn: slowed rotary frequencies from this stage on; None keeps what there is (Kimi K2:
+            `{factor: 32, original_length: 4096}` once its training has ended).
+        record_logits: log the largest attention score of each step and layer, also where nothing
+            clips it; costs a second product of queries and keys.
+        keep_every: tokens (of an rl stage: steps) after each of which the checkpoint stays, as
+            `stages/<name>/kept/<tokens>`, for `etude merge`; 0 = only the last one.
     """
 
     name: str = ""
@@ -63,6 +72,9 @@ class Train:
     mtp: Mtp = Field(default_factory=Mtp)
     clip: float = Field(default=1.0, gt=0)
     rope_theta: float | None = Field(default=None, gt=0)
+    yarn: YaRN | None = None
+    record_logits: bool = False
+    keep_every: Count = 0
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG, kw_only=True)
@@ -80,9 +92,21 @@ class Text(Train):
 
 @dataclass(frozen=True, slots=True, config=CONFIG, kw_only=True)
 class Pretrain(Text):
-    """Pre-training on a broad mixture."""
+    """Pre-training on a broad mixture.
+
+    Args:
+        fresh: fields of config.json that differ from the recipe's model; the stage starts from new
+            weights of that size, instead of those of another stage. With it one recipe trains
+            several sizes on the same data.
+    """
 
     stage: Literal["pretrain"] = "pretrain"
+    fresh: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """New weights follow no stage."""
+        if self.fresh is not None and self.start not in (None, "model"):
+            raise ValueError(f"fresh makes new weights, so it cannot start from {self.start!r}")
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG, kw_only=True)
@@ -99,11 +123,15 @@ class Sft(Train):
     Args:
         data: conversations.
         tokens: how many row tokens to train on (padding excluded).
+        aggregate: the loss of a step is the mean over its learnt tokens (`token`), or over its
+            conversations of the mean of each (`sequence`). Nemotron 3 Super takes the first, then
+            the second, so that long answers do not drown the short ones.
     """
 
     stage: Literal["sft"] = "sft"
     data: Chats
     tokens: Positive
+    aggregate: Literal["token", "sequence"] = "token"
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG, kw_only=True)
@@ -170,6 +198,7 @@ class Eval:
         name: how overrides and folders address it.
         of: stages measured; `model` = the untrained start.
         probes: task family -> how it is asked.
+        fewshot: task -> how it is asked by examples in the prompt, see `etude.data.tasks_fewshot`.
         items: held-out problems per family, level and mode.
         samples: answers per problem at temperature 1 (accuracy is their mean, beside greedy).
         pass_k: k of pass@k, at most `samples`.
@@ -177,12 +206,21 @@ class Eval:
         documents: held-out documents per domain for bits per byte.
         domains: text sets whose bits per byte are measured.
         length: tokens of each document read at most.
+        ladder: fit a power law through the loss on these documents and the compute of the stages
+            measured, C = 6 N D (GPT-3 section 3 and appendix D).
+        by_length: measure bits per byte by the place in long texts; None = not.
+        speed: tokens of contexts behind which one row's tokens per second are measured, and what it
+            keeps of them; none = not.
+        scores: also measure the largest attention score on these documents.
+        clean: also measure the documents that share no run of words with training text, and say how
+            many do (GPT-3 section 4).
     """
 
     stage: Literal["eval"] = "eval"
     name: str = ""
     of: tuple[str, ...] = Field(min_length=1)
     probes: dict[str, Probe] = Field(default_factory=dict)
+    fewshot: dict[str, FewShot] = Field(default_factory=dict)
     items: Positive = 200
     samples: Count = 4
     pass_k: Positive = 4
@@ -190,6 +228,11 @@ class Eval:
     documents: Positive = 20
     domains: tuple[str, ...] = ()
     length: Positive = 256
+    ladder: bool = False
+    scores: bool = False
+    clean: bool = False
+    by_length: ByLength | None = None
+    speed: tuple[Positive, ...] = ()
 
 
 Stage = Annotated[Pretrain | Midtrain | Sft | Rl | Unify | Eval, Field(discriminator="stage")]
@@ -216,7 +259,8 @@ class Recipe:
         corpus: the embedded corpus, or none.
         stages: the graph, in an order in which each stage follows all it names.
         save_every: steps between exact training states.
-        threads: CPU threads; 0 times one step with 1 and with all cores and takes the faster.
+        threads: CPU threads, also of a stage that goes on; 0 times one step with 1 and with all
+            cores, takes the faster, and keeps to it.
         dtype: `auto` = float32 on CPU, bfloat16 on a GPU.
         device: `auto` = a GPU when there is one.
         log: trackers beside `metrics.jsonl`, each an extra of its own (`log-tensorboard`, ...).
@@ -235,3 +279,12 @@ class Recipe:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+
+
+def row_length(recipe: Recipe) -> int | None:
+    """Tokens in a row of the first stage that reads text; None where none does.
+
+    The length at which the parts of a model are weighed against each other.
+    """
+    reads = (stage for stage in recipe.stages if isinstance(stage, Text | Sft | Unify))
+    return next((stage.data.length for stage in reads), None)

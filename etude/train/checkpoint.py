@@ -30,6 +30,14 @@ from etude.train.loop import Progress, Source
 from etude.typing import Tensor
 
 LATEST = "latest.json"
+KINDS = {
+    "key": str,
+    "tensors": str,
+    "threads": int,
+    "progress": dict,
+    "source": dict,
+    "random": dict,
+}
 
 
 class State:
@@ -81,8 +89,16 @@ class State:
         self._sweep(keep=tensors.name)
         self.saved = progress.step
 
-    def restore(self, progress: Progress, *, say: Callable[[str], None]) -> Progress:
+    def restore(
+        self, progress: Progress, *, say: Callable[[str], None], threads: int = 0
+    ) -> Progress:
         """Go back to the last saved state; without one, `progress` is returned and nothing changes.
+
+        Args:
+            progress: of a stage that has not begun.
+            say: called with what the user should know.
+            threads: CPU threads that the user asked for, which then stay; 0 = none asked for, and
+                those of the state are set, without which the end would not be bit for bit the same.
 
         Raises:
             EtudeError: the state is damaged.
@@ -98,15 +114,16 @@ class State:
         try:
             self._dcp(dcp.load, tensors)
         except (OSError, RuntimeError, ValueError, CheckpointException) as error:
-            do = f"remove {self.folder} to start the stage anew"
-            raise EtudeError(
-                str(tensors), "is damaged or of another model", do=do, code=1
-            ) from error
-        self.source.restore(latest["source"])
-        _set_random(latest["random"])
-        torch.set_num_threads(latest["threads"])
-        self.saved = latest["progress"]["step"]
-        return Progress(**latest["progress"])
+            raise self._damaged(tensors, "is damaged or of another model") from error
+        try:
+            progress = Progress(**latest["progress"])
+            self.source.restore(latest["source"])
+            _set_random(latest["random"])
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise self._damaged(self.folder / LATEST, "is no saved state") from error
+        _settle_threads(threads, latest["threads"], say)
+        self.saved = progress.step
+        return progress
 
     def remove(self) -> None:
         """Delete the state."""
@@ -120,7 +137,18 @@ class State:
 
     def _latest(self) -> dict[str, Any]:
         path = self.folder / LATEST
-        return read_json(path) if path.exists() else {}
+        if not path.exists():
+            return {}
+        latest = read_json(path)
+        if not isinstance(latest, dict) or any(
+            not isinstance(latest.get(name), kind) for name, kind in KINDS.items()
+        ):
+            raise self._damaged(path, "is no saved state")
+        return latest
+
+    def _damaged(self, path: Path, found: str) -> EtudeError:
+        do = f"remove {self.folder} to start the stage anew"
+        return EtudeError(str(path), found, do=do, code=1)
 
     def _tensors(self) -> dict[str, Tensor]:
         own = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -151,6 +179,20 @@ def publish(model: Decoder, folder: Path, ranks: Ranks) -> None:
     if ranks.main:
         published.save(model, folder, state=tensors)
     ranks.barrier()
+
+
+def _settle_threads(wanted: int, saved: int, say: Callable[[str], None]) -> None:
+    """Keep the threads that were asked for, with a word; else set those of the saved state.
+
+    As with the number of ranks, whoever asks for another number gets it: the stage ends within
+    rounding of the same weights.
+    """
+    if wanted and wanted != saved:
+        say(
+            f"threads: {wanted} as asked for, but this stage was saved with {saved}: sums round"
+            " differently from here on, so its end is not bit for bit that of one run"
+        )
+    torch.set_num_threads(wanted or saved)
 
 
 def _random() -> dict[str, Any]:

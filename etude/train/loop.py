@@ -7,10 +7,12 @@ else. One step:
 2. what the losses are divided by is counted over all of them and all ranks, before the first
    forward;
 3. each micro-batch runs forward, and its share of the loss backward: the objective's, that of the
-   extra prediction depths, and the balance of experts within each sequence. Sharded gradients are
-   summed over ranks on the way;
+   extra prediction depths, and the balance of experts within each sequence or over the whole step
+   (whose choices are counted beforehand: see `_ahead`). Sharded gradients are summed over ranks on
+   the way;
 4. gradients are clipped together. A loss or gradient that is not finite leaves the weights alone;
-5. the optimizers step, and each router's selection bias moves against the load of this step.
+5. the optimizers step, each router's selection bias moves against the load of this step, and heads
+   whose attention scores were too large are scaled down where the recipe says so.
 
 So the gradient is the same however a step is cut into micro-batches and ranks, and a step depends
 on nothing but the weights, the optimizer's state, the progress and the source: which is all that a
@@ -19,7 +21,7 @@ resumed run restores.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -33,12 +35,14 @@ from etude.optim import schedule
 from etude.optim.build import Optimizers
 from etude.parallel.mesh import Ranks
 from etude.recipe.stages import Train
+from etude.train.peaks import Watch, watch
 from etude.train.step import Counts, Meter, Micro, Objective, clip, count, to
 from etude.typing import Tensor
 
 SKIPS_IN_A_ROW = 10
 LOAD_EVERY = 10  # steps between logged loads of every expert
 Values = dict[str, Any]
+Loads = dict[int, Tensor]  # tokens per expert [E], by layer
 
 
 @dataclass(slots=True)
@@ -136,41 +140,62 @@ class Trainer:
         coming = counts.tokens if progress.unit == "tokens" else 1
         factor = schedule.factor(self.spec.schedule, progress.seen, progress.total, batch=coming)
         lr = self.optimizers.rate(factor)
-        meter = Meter(self.ranks)
+        meter, looks = Meter(self.ranks), watch(self.spec)
+        chosen = self._ahead(micros, progress)
         for micro in micros:
-            self._loss(to(micro, self.ranks.device), counts, progress, meter).backward()
+            here = to(micro, self.ranks.device)
+            scores = self._forward(here, progress, looks)
+            self._loss(scores, here, counts, progress, meter, chosen).backward()
         norm = clip(self.optimizers.params, self.spec.clip)
         values: Values = meter.read()
+        values |= looks.reduce(self.ranks) if looks else {}
         finite = math.isfinite(norm) and math.isfinite(values["loss"])
         if finite:
             self.optimizers.step()
             self._move_biases(meter, schedule.bias_rate(self.spec.balance, progress.seen))
+            values |= looks.clip(self.model) if looks else {}
         self.optimizers.zero_grad()
         self._advance(progress, counts.tokens, finite=finite)
         values |= {"lr": lr, "grad_norm": norm}
         values |= {"tokens": progress.tokens, "skipped": progress.skipped}
         return values | _loads(meter, whole=progress.step % LOAD_EVERY == 1)
 
-    def _loss(self, micro: Micro, counts: Counts, progress: Progress, meter: Meter) -> Tensor:
-        """This micro-batch's share of the step's loss."""
-        weight = schedule.mtp_weight(self.spec.mtp, progress.seen)
+    def _forward(self, micro: Micro, progress: Progress, looks: Watch | None) -> Scores:
         scores = self.model(
             micro.ids,
-            segments=micro.segments,
+            # of rows without a border no mask is built, which costs attention most of its time
+            segments=None if getattr(micro, "whole", False) else micro.segments,
             pos=micro.pos,
             labels=micro.labels,
             temperature=getattr(micro, "temperature", 1.0),
             entropy=getattr(self.objective, "entropy", False),
-            mtp=weight > 0,  # without weight it gets no gradient at all, and stands still
+            # without weight the extra block gets no gradient at all, and stands still
+            mtp=schedule.mtp_weight(self.spec.mtp, progress.seen) > 0,
+            peaks=looks is not None,
         )
+        if looks:
+            looks.add(scores.peaks)
+        return scores
+
+    def _loss(
+        self,
+        scores: Scores,
+        micro: Micro,
+        counts: Counts,
+        progress: Progress,
+        meter: Meter,
+        chosen: Loads,
+    ) -> Tensor:
+        """This micro-batch's share of the step's loss."""
         token_loss, seen = self.objective(scores, micro)
         if scores.entropy is not None:
             seen = seen | {"entropy": scores.entropy}
         loss = token_loss.sum() / max(counts.loss, 1e-9)
         meter.add("loss", loss)
         meter.add_tokens(seen, micro.labels != IGNORE, counts.labels)
+        weight = schedule.mtp_weight(self.spec.mtp, progress.seen)
         loss = self._with_mtp(loss, scores, counts, weight, meter)
-        return loss + self._balance(scores, counts, meter)
+        return loss + self._balance(scores, counts, meter) + self._even(scores, chosen, meter)
 
     def _with_mtp(
         self, loss: Tensor, scores: Scores, counts: Counts, weight: float, meter: Meter
@@ -198,6 +223,40 @@ class Trainer:
         return weight * total if weight else 0.0
 
     @torch.no_grad()
+    def _ahead(self, micros: Sequence[Micro], progress: Progress) -> Loads:
+        """Count each layer's choices over a step that is cut, before its first backward.
+
+        The balance over the batch needs them all. Those of a micro-batch would make the gradient
+        depend on the cut; those of the step before would have to be saved, and come too late while
+        the router moves fast. So the micro-batches run forward once more, a third of a step's work.
+        One that is not cut counts its own.
+        """
+        loads: Loads = {}
+        if not self.spec.balance.batch_weight or len(micros) < 2:
+            return loads
+        for micro in micros:
+            for layer, load in _sent(self._forward(to(micro, self.ranks.device), progress, None)):
+                loads[layer] = loads.get(layer, 0) + load
+        return {layer: self.ranks.sum(loads[layer]) for layer in sorted(loads)}
+
+    def _even(self, scores: Scores, chosen: Loads, meter: Meter) -> Tensor | float:
+        """This micro-batch's share of the balance over the whole step, summed over MoE layers."""
+        spec = self.spec.balance
+        if not spec.batch_weight or not scores.routes:
+            return 0.0
+        whole = chosen or {layer: self.ranks.sum(load) for layer, load in _sent(scores)}
+        total, terms = 0.0, []
+        for route in scores.routes:
+            experts, active = route.scores.shape[-1], route.chosen.shape[-1]
+            counts = whole[route.layer]
+            term = balance.auxiliary(route.scores.float(), route.valid, counts, active=active)
+            weight = balance.weight_of(spec.batch_form, experts=experts, active=active)
+            total = total + spec.batch_weight * weight * term
+            terms.append(term)
+        meter.add("balance_batch", torch.stack(terms).mean())
+        return total
+
+    @torch.no_grad()
     def _move_biases(self, meter: Meter, rate: float) -> None:
         if not rate or not meter.loads:
             return
@@ -217,6 +276,13 @@ class Trainer:
             found = f"loss or gradient not finite in {rows}"
             do = "lower the learning rate; the last saved state is as it was"
             raise EtudeError(self.spec.name or "train", found, do=do, code=1)
+
+
+def _sent(scores: Scores) -> Iterator[tuple[int, Tensor]]:
+    """Yield the layer and the tokens per expert of each route."""
+    for route in scores.routes:
+        experts = route.scores.shape[-1]
+        yield route.layer, balance.load(route.chosen, route.valid, experts=experts)
 
 
 def _loads(meter: Meter, *, whole: bool) -> Values:

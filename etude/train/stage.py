@@ -22,10 +22,11 @@ from etude.train.interrupt import Interrupt
 from etude.train.lock import hold
 from etude.train.log import Log
 from etude.train.loop import Progress, Source, Trainer, Values, train
-from etude.train.rope import set_rope_theta
+from etude.train.peaks import check_clip
+from etude.train.rope import set_rope
 from etude.train.step import Objective
 
-STATE, CHECKPOINT = "state", "checkpoint"
+STATE, CHECKPOINT, KEPT = "state", "checkpoint", "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def run_stage(
     ranks: Ranks | None = None,
     dtype: torch.dtype = torch.float32,
     key: str = "",
+    threads: int = 0,
     interrupt: Callable[[], bool] | None = None,
 ) -> StageResult:
     """Train a stage to its end, going on from its saved state when there is one.
@@ -84,6 +86,7 @@ def run_stage(
         dtype: of products when sharded; the weights themselves stay float32.
         key: names what else the stage was made from (data, starting weights). A state saved under
             another key, spec, seed, total or description is dropped.
+        threads: CPU threads that the user asked for; 0 = a saved state's own stay with it.
         interrupt: asked after each step; true = save and stop. None = Ctrl-C and SIGTERM ask.
 
     Raises:
@@ -98,7 +101,7 @@ def run_stage(
         state = State(
             folder / STATE, trainer.model, trainer.optimizers, source, ranks=ranks, key=own
         )
-        progress = state.restore(Progress(total, unit), say=log.say)
+        progress = state.restore(Progress(total, unit), say=log.say, threads=threads)
         run = _Run(spec.name or folder.name, folder, trainer, source, state, log, asked)
         run.finish(progress, stopped=run.train(progress, save_every))
     return StageResult(progress.seconds, progress.tokens, progress.step, progress.skipped)
@@ -112,7 +115,8 @@ def _held(
     with ExitStack() as stack:
         if ranks.main:
             stack.enter_context(hold(folder))
-            for rest in folder.glob(f".{CHECKPOINT}.*"):  # half written
+            half_written = [*folder.glob(f".{CHECKPOINT}.*"), *(folder / KEPT).glob(".*")]
+            for rest in half_written:
                 shutil.rmtree(rest, ignore_errors=True)
         yield interrupt or stack.enter_context(Interrupt())
 
@@ -126,8 +130,9 @@ def _trainer(
     seed: int,
     dtype: torch.dtype,
 ) -> Trainer:
-    if spec.rope_theta:
-        set_rope_theta(model, spec.rope_theta)
+    if spec.rope_theta or spec.yarn:
+        set_rope(model, theta=spec.rope_theta, yarn=spec.yarn)
+    check_clip(spec, model)
     torch.manual_seed(seed)
     random.seed(seed)
     model = shard(model, ranks, dtype=dtype)
@@ -148,11 +153,13 @@ class _Run:
 
     def train(self, progress: Progress, save_every: int) -> bool:
         """Train, log and save; return whether a stop was asked for, on any rank."""
-        stop = False
+        stop, before = False, progress.seen
 
         def after(values: Values) -> bool:
-            nonlocal stop
+            nonlocal stop, before
             self.log.log(self.name, progress.step, values, seen=progress.seen)
+            self._keep(before, progress)
+            before = progress.seen
             stop = self.trainer.ranks.any(self.asked())
             due = stop or progress.step % save_every == 0
             if due and not progress.done and not progress.streak:
@@ -160,12 +167,21 @@ class _Run:
             return stop
 
         total, unit = progress.total, progress.unit
+        if self.trainer.ranks.main and not progress.step:
+            shutil.rmtree(self.folder / KEPT, ignore_errors=True)  # of another beginning
         self.log.begin(self.name, total=total, unit=unit, step=progress.step, seen=progress.seen)
         try:
             train(self.trainer, self.source, progress, after=after)
         finally:
             self.log.end()
         return stop
+
+    def _keep(self, before: int, progress: Progress) -> None:
+        """Write a checkpoint that stays, where a step has passed the next multiple."""
+        every = self.trainer.spec.keep_every
+        if every and before // every < progress.seen // every and not progress.streak:
+            place = self.folder / KEPT / str(progress.seen // every * every)
+            publish(self.trainer.model, place, self.trainer.ranks)
 
     def finish(self, progress: Progress, *, stopped: bool) -> None:
         """Write the checkpoint of a stage that is done; say so when it was stopped."""

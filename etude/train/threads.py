@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from etude.errors import EtudeError
 from etude.files import read_json, write_json
 
 REPEATS = 3
@@ -25,14 +26,26 @@ def settle(folder: Path, wanted: int, probe: Callable[[], object]) -> int:
 
     Returns:
         The number of threads now set.
+
+    Raises:
+        EtudeError: `threads.json` is damaged.
     """
     path = folder / "threads.json"
-    kept = read_json(path)["threads"] if path.exists() else 0
+    kept = _kept(path) if path.exists() else 0
     threads = wanted or kept or fastest(probe)
     if threads != kept:
         write_json(path, {"threads": threads})
     torch.set_num_threads(threads)
     return threads
+
+
+def _kept(path: Path) -> int:
+    found = read_json(path)
+    kept = found.get("threads") if isinstance(found, dict) else None
+    if type(kept) is not int or kept < 1:
+        do = "delete it, and the threads are timed again"
+        raise EtudeError(str(path), "is damaged", do=do)
+    return kept
 
 
 def fastest(probe: Callable[[], object]) -> int:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from etude.data.documents import Document
-from etude.data.library import LETTER_LINES, LETTERS, Library, NoCorpus
+from etude.data.library import FEW, LETTER_LINES, LETTERS, Library, NoCorpus, split_off
 from etude.data.synth import Chat
 from etude.errors import EtudeError
 from etude.text.chat import render
@@ -20,7 +20,8 @@ class Shelf:
     domains = ("general",)
 
     def __init__(self, key="a"):
-        self.manifest = {"key": key}
+        rows = {"shelves": {"domain": "general"}, "kites": {"domain": "math"}}
+        self.manifest = {"key": key, "sources": rows, "missing": {"kites": ["kite is not here"]}}
 
     def documents(self, domain, split="train", *, upsample=False):
         held = split == "held_out"
@@ -57,6 +58,52 @@ def test_conversations_come_as_the_text_that_a_model_reads():
     first = next(iter(ALONE.documents("agent")))
     assert first.text.startswith("[gMASK]<sop><|system|>") and "<|assistant|>" in first.text
     assert first.domain == "agent"
+
+
+def test_a_domain_that_this_machine_has_no_source_for_is_left_out_with_a_word(tmp_path):
+    said = []
+    names = ["general", "math", "traces", "technical", "folder:x", "mathh"]
+    here = shelf(tmp_path).present(names, where="pretrain.data.mix", say=said.append)
+    assert here == ["general", "traces", "folder:x", "mathh"]  # a wrong name is refused elsewhere
+    start = "pretrain.data.mix: {} is left out, its sources are not on this machine"
+    assert said == [start.format("math") + " (kite is not here)", start.format("technical")]
+    assert ALONE.present(["general"], where="x", say=said.append) == ["general"]
+    assert len(said) == 2
+
+
+def texts(count):
+    return [Document(f"page {n} of a book", "general", "made", str(n), "MIT") for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, FEW - 1, FEW, 40, 2000])
+def test_a_hundredth_of_the_users_own_documents_is_held_out_and_one_of_ten_at_least(count):
+    held, trained = (list(split_off(iter(texts(count)), held=h)) for h in (True, False))
+    assert sorted(d.name for d in held + trained) == sorted(d.name for d in texts(count))
+    if count < FEW:
+        assert not held
+    else:
+        # 2000 draws of 1 %: 20, with a deviation of 4.4
+        assert 1 <= len(held) <= 2 + count / 100 + 3 * (count / 100) ** 0.5
+
+
+def test_equal_texts_stay_together_and_a_set_that_grows_keeps_what_it_held_out():
+    small = list(split_off(iter(texts(FEW)), held=True))
+    grown = list(split_off(iter(texts(500)), held=True))
+    assert small[0] in grown
+    twice = list(split_off(iter(texts(500) * 2), held=True))
+    assert twice == grown * 2
+
+
+def test_what_a_folder_holds_out_can_be_measured_and_is_not_trained_on(tmp_path):
+    lines = [json.dumps({"text": d.text}) + "\n" for d in texts(40)]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text("".join(lines))
+    one, name = Library(NoCorpus(), 40, 0, tmp_path), f"folder:{tmp_path / 'texts'}"
+    held = {d.text for d in one.held_out(name, 9)}
+    trained = {tokenizer().decode(ids.tolist()) for ids, _ in one.open(tokenizer(), name)}
+    assert held and len(trained) == 40 - len(held)
+    assert not any(text in row for text in held for row in trained)
+    assert not held & set(one.texts(name))
 
 
 def test_what_is_trained_on_repeats_good_documents_and_holds_none_that_is_held_out(tmp_path):

@@ -161,3 +161,26 @@ def test_loading_is_far_faster_than_training(tmp_path, pack):
         loader.next()
     rate = 20 * 16 * 256 / (time.process_time() - start)
     assert rate > 200_000  # measured 3 to 6 million
+
+
+def test_the_mixture_moves_in_a_straight_line_and_a_restored_loader_goes_on_in_it(sets):
+    """From 3 : 1 to all of `b` over 400 rows, behind 200 rows: half-way 3 in 8 are of `a`."""
+    moving = {"changes": [({"b": 1.0}, 200, 400)], "rows": 100}
+    loader, shares = _loader(sets, "truncate", **moving), []
+    for number in range(8):
+        if number == 4:
+            state = json.loads(json.dumps(loader.state()))
+            loader = _loader(sets, "truncate", **moving)
+            loader.restore(state)
+        batch = loader.next()
+        shares.append(float((batch.ids[:, 0] % 2 == 0).float().mean()))
+    plain = _loader(sets, "truncate", rows=100)
+    assert shares[:2] == [float((plain.next().ids[:, 0] % 2 == 0).float().mean()) for _ in range(2)]
+    for share, expected in zip(shares, [0.75, 0.75, 0.656, 0.469, 0.281, 0.094, 0, 0], strict=True):
+        assert share == pytest.approx(expected, abs=0.13)  # three deviations of 100 draws
+    assert shares[6:] == [0, 0]
+
+
+def test_a_set_that_joins_later_is_checked_at_once(sets):
+    with pytest.raises(EtudeError, match="no such set"):
+        _loader(sets, "truncate", changes=[({"c": 1.0}, 5, 0)])

@@ -75,7 +75,17 @@ class Small:
     def documents(self, domain, split="train"):
         """Yield the files, or one article."""
         if domain == "general":
-            return iter([Document("word " * 8000, "general", "news", f"a-{split}", "CC0")])
+            return iter(
+                [
+                    Document(
+                        " ".join(f"word{n}" for n in range(8000)),
+                        "general",
+                        "news",
+                        f"a-{split}",
+                        "CC0",
+                    )
+                ]
+            )
         return iter(
             [
                 *FILES,

@@ -15,7 +15,7 @@ from etude.data.tasks_instruct import rules_kept
 from etude.data.tasks_python import PythonError, call
 from etude.errors import EtudeError
 
-OWN = ("sum", "var", "rev", "sort", "calc", "lookup", "instruct", "code")
+OWN = ("sum", "var", "rev", "sort", "recall", "calc", "lookup", "instruct", "code")
 EVERY = [(name, level) for name in OWN for level in range(FAMILIES[name].levels)]
 
 
@@ -63,6 +63,7 @@ def test_about_one_question_in_five_is_held_out(name):
         ("var", r"([a-z]=([a-z][+-])?\d )+[a-z]\?"),
         ("rev", r"reverse:( [a-z])+"),
         ("sort", r"sort:( \d)+"),
+        ("recall", r"recall:( [a-z]\d)+ [a-z]\?"),
         ("lookup", r"find the word of page \d{3}"),
     ],
 )
@@ -81,6 +82,7 @@ def test_levels_have_the_sizes_that_were_found_to_learn():
     assert sizes("var", lambda i: i.question.count("=")) == [{2}, {3}, {5}]
     assert sizes("rev", lambda i: len(i.answer.split())) == [{3, 4}, {5}, {6, 7}]
     assert sizes("sort", lambda i: len(i.answer.split())) == [{4}, {6}, {8}, {10}]
+    assert sizes("recall", lambda i: len(i.data["values"])) == [{2}, {4}, {8}]
     assert sizes("lookup", lambda i: len(i.calls)) == [{1}, {2}, {3}, {4}]
     assert sizes("calc", lambda i: len(re.findall(r"\d", i.calls[0].arguments["expression"]))) == [
         {4},

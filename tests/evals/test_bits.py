@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from etude.evals.bits import _ratio, bits_per_byte, windows
+from etude.evals.bits import bits_per_byte, ratio, windows
 from tests.rl.fakes import VOCAB, model
 
 
@@ -45,7 +45,7 @@ def test_a_uniform_model_needs_log2_of_its_vocabulary_per_token():
 
 def test_few_documents_have_the_wide_interval_of_student():
     """By hand: 1 and 3 bits over a byte each; deviation sqrt 2, over sqrt 2, times 12.7."""
-    found = _ratio([1.0, 3.0], [1, 1])
+    found = ratio([1.0, 3.0], [1, 1])
     assert found.value == 2 and found.high - found.value == pytest.approx(12.7062)
 
 

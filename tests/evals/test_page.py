@@ -179,6 +179,17 @@ def test_the_table_shows_the_change_from_the_first_stage_to_the_last(tmp_path):
     assert text[text.index("exact") :][:4] == ["exact", "50.0", "·", "·"]
 
 
+def test_figures_and_samples_of_another_recipe_are_left_out(tmp_path):
+    folder = make_run(tmp_path / "run")
+    told = json.loads((folder / "run.json").read_text())
+    kept = {stage: ["now"] for stage in MEASURED[1:]}
+    (folder / "run.json").write_text(json.dumps(told | {"figures": kept}))
+    for path in (folder / "evals").iterdir():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "now"}))
+    text = Reader(write_report(folder).read_text(encoding="utf-8")).text
+    assert text.count(ATTACK) == 4 * (len(MEASURED) - 1) + 1
+
+
 def test_a_run_that_has_only_begun_has_a_page_too(tmp_path):
     (tmp_path / "run.json").write_text(
         '{"recipe": "r", "stages": [{"name": "pretrain", "kind": "pretrain", "status": "waiting"}]}'

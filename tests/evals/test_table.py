@@ -148,6 +148,25 @@ def test_a_folder_without_evaluations_is_one_clear_error(tmp_path):
         table.aggregate([tmp_path])
 
 
+def test_figures_that_another_recipe_left_in_the_folder_are_left_out_and_said(tmp_path):
+    """`run.json` names those of the recipe that ran last; where it names none, all are shown."""
+    folder = write(tmp_path, {stage: [row(0.5)] for stage in ("base", "sft", "rl")})
+    assert table.aggregate([folder])["columns"] == ["base", "sft", "rl"]
+    for stage in ("base", "sft", "rl"):
+        path = folder / f"evals/{stage}.json"
+        write_json(path, json.loads(path.read_text()) | {"key": f"{stage} now"})
+    write_json(folder / "run.json", {"figures": {"sft": ["sft before"], "rl": ["x", "rl now"]}})
+    made = table.aggregate([folder])
+    assert made["columns"] == ["rl"]
+    stale = [str(folder / "evals" / name) for name in ("base.json", "sft.json")]
+    assert made["left_out"] == stale
+    last = table.render(made).splitlines()[-1]
+    assert last == f"Left out, as measured under another recipe: {', '.join(stale)}."
+    write_json(folder / "run.json", {"figures": {}})
+    with pytest.raises(EtudeError, match="holds no evaluation of the recipe that ran last"):
+        table.aggregate([folder])
+
+
 def test_the_json_is_strict_and_the_text_shows_the_same_figures(seeds):
     made = table.aggregate(seeds)
     assert json.loads(json.dumps(made, allow_nan=False)) == made

@@ -47,6 +47,7 @@ STATE = [
     ("stages/rl/done.json", OTHER, "rl/done.json: is damaged; delete it, and the stage runs again"),
     ("stages/rl/done.json", NOT_JSON, "rl/done.json: is not JSON"),
     ("stages/unify/conversations.json", NOT_JSON, "unify/conversations.json: is not JSON"),
+    ("stages/unify/conversations.json", OTHER, "unify/conversations.json: is damaged; delete it"),
     ("tokenizer/tokenizer.json", "{}", "tokenizer/tokenizer.json: cannot be read"),
 ]
 
@@ -58,6 +59,12 @@ def test_a_damaged_file_that_a_stage_needs_stops_the_run_before_it(
     (copy / "stages" / "unify" / "done.json").unlink()
     (copy / file).write_text(content)
     assert told in etude("train", recipe, "--out", copy).error(code=2)
+
+
+def test_damaged_figures_are_measured_again(etude, recipe, whole, copy):
+    (copy / "evals" / "rl.json").write_text(OTHER)
+    assert etude("train", recipe, "--out", copy).code == 0
+    assert read_json(copy / "evals" / "rl.json") == read_json(whole / "evals" / "rl.json")
 
 
 def test_notes_that_a_kill_cut_short_do_not_matter(etude, recipe, whole, copy):

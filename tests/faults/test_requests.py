@@ -35,6 +35,21 @@ def test_a_name_that_nothing_bears_is_told_before_the_first_stage(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_bfloat16_on_one_cpu_is_refused_by_the_plan_and_by_the_run(
+    etude, recipe, tmp_path, monkeypatch, device
+):
+    monkeypatch.setattr("etude.parallel.launch.has_gpu", lambda: False)
+    overrides = ["dtype=bfloat16", f"device={device}"]
+    for verb in ("plan", "train"):
+        told = etude(verb, recipe, *overrides).error(code=2)
+        assert told.startswith("dtype: bfloat16, but one process on a CPU multiplies in float32")
+    assert not list(tmp_path.iterdir())
+    assert etude("plan", recipe, *overrides, "--devices", "2", "--rate", "1e9").code == 0
+    other = etude("plan", recipe, *overrides, "--rate", "1e14")  # of another machine
+    assert other.code == (0 if device == "auto" else 2)
+
+
 def test_a_folder_that_is_not_there_stops_a_run_but_not_its_plan(etude, recipe, tmp_path):
     override = "midtrain.data.mix={'folder:texts': 1}"
     assert etude("plan", recipe, override, "--rate", "1e9").code == 0
@@ -60,7 +75,7 @@ VALUES = [
     ("recipe=../../elsewhere", "recipe: '../../elsewhere'"),
     ("eval.name=../up", "stages.../up: '../up', expected letters"),
     ("device=gpu", "device: 'gpu'"),
-    ("log=[wandbb]", "log.0: 'wandbb'"),
+    ("log=[wandbb]", "log.0: unknown 'wandbb'; did you mean wandb?"),
     ("steps", "steps: is not an override"),
 ]
 
@@ -98,10 +113,22 @@ def test_a_file_that_is_no_recipe_is_named(etude, tmp_path, content, told):
         (("show", "runs/nothing"), "runs/nothing: no such folder, expected a checkpoint"),
         (("show", "."), ".: holds no config.json"),
         (("bench", "tarin"), "did you mean train?"),
+        (("bench", "--repeats", "0"), "--repeats"),
+        (("bench", "--threads", "-1"), "--threads"),
+        (("chat", "here", "--temperature", "-1"), "--temperature"),
+        (("chat", "here", "--temperature", "nan"), "--temperature"),
+        (("chat", "here", "--max-tokens", "0"), "--max-tokens"),
+        (("train", "glm45_quick", "device=mps"), "device: 'mps', expected auto, cpu, cuda"),
     ],
 )
 def test_an_argument_out_of_range_is_told(etude, arguments, told):
     assert told in etude(*arguments).error(code=2)
+
+
+def test_a_dtype_that_is_none_is_told_and_nothing_is_written(etude, published, tmp_path):
+    told = etude("convert", published, "there", "--dtype", "cuda").error(code=2)
+    assert told.startswith("dtype: 'cuda', expected one of float32")
+    assert not list(tmp_path.iterdir())
 
 
 WILD = (None, True, 0, -1, 2.5, 1e30, float("nan"), "", "x", "2M", [], [1], {}, {"a": 1}, {2: 1})

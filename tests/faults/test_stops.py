@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import etude as library
-from etude import workshop
+from etude import reading
 from etude.files import DAY, atomic_folder, read_json, sweep
 from tests.faults.conftest import rest
 
@@ -31,7 +31,7 @@ def same(one, other, stages=STAGES):
 MOMENTS = [
     "etude.opening.new_tokenizer",
     "etude.opening.settle",
-    "etude.workshop.sft",
+    "etude.workshop.written",
     "etude.workshop.RolloutSource",
     "etude.workshop.collect",
     "etude.workshop.evaluate",
@@ -58,7 +58,7 @@ def test_ctrl_c_outside_of_training_ends_with_130_and_nothing_is_lost(
 def test_ctrl_c_in_training_saves_and_says_how_to_go_on(etude, recipe, whole, monkeypatch):
     steps = []
 
-    class Pressed(workshop.Packed):
+    class Pressed(reading.Packed):
         def next(self, progress):
             steps.append(progress.step)
             if len(steps) == 5:
@@ -66,7 +66,7 @@ def test_ctrl_c_in_training_saves_and_says_how_to_go_on(etude, recipe, whole, mo
             return super().next(progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(workshop, "Packed", Pressed)
+        patch.setattr(reading, "Packed", Pressed)
         told = etude("train", recipe, "--out", "run", "--until", "pretrain").error(code=130)
     assert told.startswith("pretrain: stopped after step 5")
     assert told.endswith("all saved; the same command goes on from there")

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import etude as library
+from etude.data import corpus
 from etude.data.tools import TOOLS, Tool
 from etude.rl.sampler import Completion
 from etude.train.objective import NextToken
+from tests.data.test_corpus import RECIPE, everything
 from tests.test_run import WHOLE
 
 CALL = "\n<tool_call>calculator\n<arg_key>expression</arg_key>\n<arg_value>1+1</arg_value>\n"
@@ -133,6 +135,53 @@ def test_a_tool_that_raises_or_hangs_costs_its_attempts_and_not_the_run(
     assert children() <= before  # no worker outlives the stage
 
 
+def only(folder, stage):
+    """Write `part.yaml`: the recipe with one kind of stage alone."""
+    at = WHOLE.index("stages:")
+    kept = [part for part in WHOLE[at:].split("  - stage: ")[1:] if part.startswith(stage)]
+    text = WHOLE[:at] + "stages:\n" + "".join(f"  - stage: {part}" for part in kept)
+    (folder / "part.yaml").write_text(text.replace("of: [model, rl, unify]", "of: [model]"))
+
+
+def test_a_domain_without_a_source_here_is_dropped_said_and_made_up_for_by_the_others(
+    etude, recipe, tmp_path, monkeypatch
+):
+    """The corpus of `everything` lacks math, for want of a package; the recipe is right."""
+    built = corpus.build(RECIPE, folder=tmp_path / "corpus", sources=everything())
+    monkeypatch.setattr("etude.opening.build", lambda *_, **__: built)
+    overrides = ["corpus.size=smoke", "pretrain.data.mix={general: 1, code: 1, math: 2}"]
+    command = ("train", recipe, *overrides, "--out", "run", "--until", "pretrain")
+    done = etude(*command)
+    assert done.code == 0, done.err
+    why = "its sources are not on this machine (kite is not installed)"
+    assert done.err.count(f"pretrain.data.mix: math is left out, {why}") == 1
+    assert "epochs_code" in lines("run", "pretrain")[-1]
+    only(tmp_path, "sft")
+    mixed = "sft.data.replay_mix={math: 1, general: 1}"
+    command = ("train", "part.yaml", "corpus.size=smoke", "--out", "run")
+    done = etude(*command, "sft.data.replay=0.5", mixed)
+    assert f"sft.data.replay_mix: math is left out, {why}" in done.err
+    assert lines("run", "sft")[-1]["epochs_general"] > 0
+    only(tmp_path, "eval")
+    done = etude(*command, "eval.domains=[math, general]")
+    assert f"eval.domains: math is left out, {why}" in done.err
+    measured = json.loads((tmp_path / "run" / "evals" / "model.json").read_text())["rows"]
+    assert [row["task"] for row in measured if row["metric"] == "bpb"] == ["general"]
+
+
+def test_a_mix_of_no_domain_that_is_here_and_one_of_a_wrong_name_are_refused(
+    etude, recipe, tmp_path, monkeypatch
+):
+    built = corpus.build(RECIPE, folder=tmp_path / "corpus", sources=everything())
+    monkeypatch.setattr("etude.opening.build", lambda *_, **__: built)
+    command = ("train", recipe, "corpus.size=smoke", "--out", "run")
+    told = etude(*command, "pretrain.data.mix={math: 1}").error(code=2)
+    assert told.startswith("pretrain.data.mix: names only domains that are not on this machine")
+    told = etude(*command, "pretrain.data.mix={mathh: 1}").error(code=2)
+    assert told.startswith("pretrain.data.mix: set mathh: no such set")
+    assert told.endswith("did you mean math?")
+
+
 EMPTY = [
     ("a.txt", "", "set folder:texts: has no document"),
     ("a.jsonl", "\n\n", "set folder:texts: has no document"),
@@ -160,12 +209,6 @@ def test_a_set_without_a_document_is_named(etude, recipe, tmp_path, name, conten
 def test_a_stage_whose_data_come_to_nothing_says_so(etude, tmp_path, overrides, told):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("some words of one document")
-    stages = WHOLE.index("stages:")
-    parts = WHOLE[stages:].split("  - stage: ")
-    wanted = "sft" if "sft" in overrides[0] else "eval"
-    kept = [part for part in parts[1:] if part.startswith(wanted)]
-    text = WHOLE[:stages] + "stages:\n" + "".join(f"  - stage: {part}" for part in kept)
-    text = text.replace("of: [model, rl, unify]", "of: [model]")
-    (tmp_path / "part.yaml").write_text(text)
+    only(tmp_path, "sft" if "sft" in overrides[0] else "eval")
     done = etude("train", "part.yaml", *overrides, "--out", "run")
     assert told in done.error(2)

@@ -68,10 +68,19 @@ def test_the_auxiliary_loss_is_divided_by_the_active_experts():
     logits, scores, chosen, valid = routed(lambda z: z.softmax(-1))
     counts = balance.load(chosen, valid, experts=4)
     close(counts, tensor([4, 3, 1, 0]))
-    loss = balance.auxiliary(scores[0], counts, active=2, tokens=4)
+    loss = balance.auxiliary(scores, valid, counts, active=2)
     close(loss, tensor(1.591526))
     loss.backward()
     close(logits.grad[0, 0], tensor([0.050431, -0.011058, -0.025854, -0.013519]))
+
+
+def test_the_three_forms_of_the_auxiliary_loss_differ_by_the_square_of_the_experts():
+    """All even, 2 of 32: the paper's 1 / E sum f P is 2 / 32^2, the port's E sum f P is 2."""
+    scores, valid = torch.full((1, 16, 32), 1 / 32), torch.ones(1, 16, dtype=torch.bool)
+    even = balance.auxiliary(scores, valid, torch.ones(32), active=2)
+    close(even, tensor(1.0))
+    mean, total = (balance.weight_of(form, experts=32, active=2) for form in ("mean", "sum"))
+    assert mean == 2 / 1024 and total == 2 and total == mean * 32**2
 
 
 def test_the_sequence_loss_normalises_sigmoid_scores():
@@ -160,7 +169,8 @@ def test_padding_of_minus_infinity_and_a_runaway_token_leave_finite_gradients():
 
 def test_advantages_of_a_mixed_group_by_each_convention():
     reward = tensor([[1.0, 0.0]])
-    close(advantage.group(reward), tensor([[0.707007, -0.707007]]))
+    close(advantage.group(reward), tensor([[0.7071058, -0.7071058]]))
+    close(advantage.group(reward, eps=1e-4), tensor([[0.707007, -0.707007]]))
     close(advantage.group(reward, unbiased=False, eps=0.0), tensor([[1.0, -1.0]]))
     close(advantage.group(reward, std=False), tensor([[0.5, -0.5]]))
 

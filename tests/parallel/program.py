@@ -18,7 +18,8 @@ def run(folder, kind, ranks=None, **more):
     source = tiny.Fixed(4, 1, rank=rank, world=world)
     log = Log(folder, console="quiet", main=rank == 0)
     options = {"log": log, "total": TOTAL, "save_every": SAVE_EVERY, "ranks": ranks} | more
-    run_stage(tiny.spec(kind), tiny.model(), source, NextToken(), folder / "pretrain", **options)
+    model = tiny.model(**tiny.OF.get(kind, {}))
+    run_stage(tiny.spec(kind), model, source, NextToken(), folder / "pretrain", **options)
 
 
 def stopped(folder, kind, ranks=None, *, after, by=0):
@@ -39,7 +40,7 @@ def stopped(folder, kind, ranks=None, *, after, by=0):
 if __name__ == "__main__":
     base = Path(sys.argv[1])
     with launch.ranks("cpu") as two:
-        for kind in ("muon", "adamw"):
+        for kind in ("muon", "muonclip", "adamw", "even"):
             run(base / kind, kind, two)
         stopped(base / "from-two", "muon", two, after=4, by=1)
         run(base / "from-one", "muon", two)  # goes on from what one rank left

@@ -1,5 +1,9 @@
 """Starting alone or among others, and what is said when that cannot be."""
 
+import os
+import select
+import signal
+
 import pytest
 import torch
 
@@ -24,6 +28,8 @@ def test_one_process_on_a_cpu_needs_no_group():
     [
         ("cpu", {"WORLD_SIZE": "2", "RANK": "0"}, "no LOCAL_RANK; start with `torchrun"),
         ("gpu", {}, "device: 'gpu', expected auto, cpu, cuda or cuda:N"),
+        ("mps", {}, "device: 'mps', expected auto, cpu, cuda or cuda:N"),
+        ("meta", {}, "device: 'meta', expected auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_what_is_missing_to_start_is_said(device, environ, said):
@@ -35,6 +41,27 @@ def test_what_is_missing_to_start_is_said(device, environ, said):
 def test_a_gpu_that_is_not_there_is_said():
     with pytest.raises(EtudeError, match="sees no GPU"), launch.ranks("cuda", environ={}):
         pass
+
+
+def test_a_rank_dies_with_the_process_that_started_it(monkeypatch):
+    """A parent that is killed cannot end its ranks; this one's child holds a pipe until it ends."""
+    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.01)
+    out, held = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        if os.fork() == 0:
+            with launch._parent(watched=True):
+                os.write(held, b"ready")
+                while True:
+                    signal.pause()
+        os.close(held)
+        signal.pause()
+    os.close(held)
+    assert os.read(out, 5) == b"ready"
+    assert not select.select([out], [], [], 0.1)[0], "it lives as long as its parent"
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    assert select.select([out], [], [], 20)[0] and os.read(out, 1) == b""
 
 
 def test_without_a_mesh_a_model_stays_as_it_is():

@@ -13,6 +13,8 @@ from tests.parallel.program import run, stopped
 
 pytestmark = pytest.mark.dist
 ROOT = Path(__file__).parents[2]
+# where scores are clipped, and where balance is over the batch
+MORE = {"max_logit", "max_logits", "clipped_heads", "balance_batch"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def base(tmp_path_factory):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Warning" not in done.stderr.replace("FutureWarning", ""), done.stderr
-    for kind in ("muon", "adamw"):
+    for kind in ("muon", "muonclip", "adamw", "even"):
         run(folder / "alone" / kind, kind)
     run(folder / "from-two", "muon")
     return folder
@@ -35,7 +37,7 @@ def assert_close(found, expected):
     assert [line["step"] for line in lines] == [line["step"] for line in told] == [*range(1, 10)]
     for line, other in zip(lines, told, strict=True):
         assert line["tokens"] == other["tokens"]
-        for name in ("loss", "mtp_loss", "balance", "grad_norm", "max_load"):
+        for name in ("loss", "mtp_loss", "balance", "grad_norm", "max_load", *MORE & line.keys()):
             assert line[name] == pytest.approx(other[name], abs=1e-4), (line["step"], name)
     ours, theirs = (
         checkpoint.load(folder / "pretrain" / "checkpoint").state_dict()
@@ -47,7 +49,7 @@ def assert_close(found, expected):
         torch.testing.assert_close(tensor, theirs[name], atol=1e-4, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("kind", ["muon", "muonclip", "adamw", "even"])
 def test_losses_and_final_weights_of_two_ranks_are_those_of_one(base, kind):
     assert_close(base / kind, base / "alone" / kind)
 

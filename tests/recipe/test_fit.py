@@ -4,7 +4,7 @@ import pytest
 
 from etude import arch
 from etude.errors import EtudeError
-from etude.recipe.fit import check_fit
+from etude.recipe.fit import check_dtype, check_fit
 from etude.recipe.load import load
 
 MODEL = arch.Decoder(
@@ -30,3 +30,30 @@ def test_what_does_not_fit_is_named_with_its_limit(override, message):
 
 def test_a_length_equal_to_the_context_fits():
     check_fit(load("glm45_quick", ["mid_agent.data.length=4096"]), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "processes", "fits"),
+    [
+        ("cpu", True, 1, False),
+        ("cpu:0", True, 1, False),
+        ("cpu", False, 2, True),
+        ("auto", False, 1, False),
+        ("auto", True, 1, True),
+        ("auto", False, 2, True),
+        ("cuda", False, 1, True),  # that there is none is told when it is opened
+    ],
+)
+def test_bfloat16_is_refused_where_one_process_on_a_cpu_trains(device, gpu, processes, fits):
+    recipe = load("glm45_quick", ["dtype=bfloat16", f"device={device}"])
+    if fits:
+        check_dtype(recipe, processes=processes, gpu=lambda: gpu)
+    else:
+        with pytest.raises(EtudeError, match="dtype: bfloat16, but one process on a CPU"):
+            check_dtype(recipe, processes=processes, gpu=lambda: gpu)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_other_dtypes_never_ask_for_a_gpu(dtype):
+    recipe = load("glm45_quick", [f"dtype={dtype}"])
+    check_dtype(recipe, processes=1, gpu=lambda: pytest.fail("asked"))

@@ -82,7 +82,7 @@ def test_each_stage_starts_from_the_training_stage_before_it():
     ("override", "message"),
     [
         ("rl.objetive.kind=ppo", "rl.objetive: no such field; did you mean rl.objective?"),
-        ("rl.objective.kind=ppo", "rl.objective.kind: 'ppo'"),
+        ("rl.objective.kind=ppo", "rl.objective.kind: unknown 'ppo'; known: grpo"),
         ("rl.environments.0.lvels=3", "did you mean rl.environments.0.levels?"),
         ("rll.steps=3", "rll: no such stage or key; did you mean rl?"),
         ("rl.steps=abc", "rl.steps: 'abc'"),

@@ -226,6 +226,20 @@ def test_two_ranks_run_every_stage_as_one_does(recipe, tmp_path, optimizer):
         assert [row["status"] for row in about["stages"]] == ["done"] * 6
 
 
+def test_a_kill_of_torchrun_leaves_no_rank_behind(recipe, tmp_path):
+    out = tmp_path / "run"
+    run = Run(recipe, out, ranks=2, overrides=["pretrain.tokens=2M"])
+    assert run.reaches("pretrain  ")
+    assert len(at_work(out)) == 3
+    run.process.kill()
+    run.process.wait(10)
+    run.reader.join(20)  # the ranks hold the other end of this pipe
+    left = at_work(out)
+    for place in left:
+        os.kill(int(place.parent.name), signal.SIGKILL)
+    assert not left
+
+
 @pytest.mark.timeout(900)
 def test_the_end_of_one_rank_ends_the_other_and_any_number_goes_on(recipe, tmp_path):
     overrides = ["pretrain.tokens=10k", "save_every=5", "--until", "pretrain"]

@@ -56,6 +56,37 @@ def test_the_gradient_is_the_same_however_the_step_is_cut(sizes, aggregate):
     assert many["load"] == one["load"]
 
 
+@pytest.mark.parametrize("sizes", [[5, 5], [1, 2, 3, 3, 1]])
+def test_the_balance_over_the_batch_is_the_same_however_the_step_is_cut(sizes):
+    """Choices counted in each micro-batch alone move the gradient by 0.06."""
+    whole = tiny.rows(0, 10)
+    expected, one = gradients(trainer(tiny.spec(balance=tiny.EVEN)), [whole])
+    found, many = gradients(trainer(tiny.spec(balance=tiny.EVEN)), tiny.cut(whole, sizes))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=0)
+    assert many["balance_batch"] == pytest.approx(one["balance_batch"], abs=1e-6)
+
+
+def test_the_balance_over_the_batch_pulls_on_the_routers_and_all_below_them():
+    """By hand: experts E times the sum over them of choices per token times mean probability."""
+    rows, model = tiny.rows(0, 4), tiny.model()
+    scores = model(rows.ids, segments=rows.segments, pos=rows.pos, labels=rows.labels)
+    total = 0.0
+    for route in scores.routes:
+        chosen, weights = route.chosen[route.valid], route.scores[route.valid]
+        often = torch.bincount(chosen.flatten(), minlength=5) / len(chosen)
+        total = total + 5 * (often * (weights / weights.sum(1, keepdim=True)).mean(0)).sum()
+    wanted = torch.autograd.grad(total, [router.weight for _, router in model.routers()])
+    plain = parts.Balance(bias_rate=0, sequence_weight=0.0)
+    without, _ = gradients(trainer(tiny.spec(balance=plain, clip=1e9)), [rows])
+    summed = replace(plain, batch_weight=1.0, batch_form="sum")
+    found, values = gradients(trainer(tiny.spec(balance=summed, clip=1e9)), [rows])
+    names = [f"{name}.weight" for name, _ in model.routers()]
+    for name, gradient in zip(names, wanted, strict=True):
+        torch.testing.assert_close(found[name] - without[name], gradient, atol=1e-6, rtol=0)
+    assert values["balance_batch"] == pytest.approx(total.item() / len(names) / 2, abs=1e-5)
+
+
 def test_the_loss_of_a_step_is_the_sum_that_the_report_states():
     subject, rows = trainer(), tiny.rows(0, 4)
     model = tiny.model()

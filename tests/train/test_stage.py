@@ -29,7 +29,8 @@ def run(folder, *, source=None, kind="muon", log=None, **more):
     options = {"log": log, "total": TOTAL, "save_every": 3} | more
     spec = options.pop("spec", tiny.spec(kind))
     source = source or tiny.Fixed()
-    return run_stage(spec, tiny.model(), source, NextToken(), folder / "pretrain", **options)
+    model = tiny.model(**tiny.OF.get(kind, {}))
+    return run_stage(spec, model, source, NextToken(), folder / "pretrain", **options)
 
 
 def after_steps(count):
@@ -69,7 +70,9 @@ def reference(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize(("kind", "after"), [("muon", 1), ("muon", 3), ("muon", 8), ("adamw", 4)])
+@pytest.mark.parametrize(
+    ("kind", "after"), [("muon", 1), ("muon", 3), ("muon", 8), ("muonclip", 4), ("adamw", 4)]
+)
 def test_a_stage_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     reference, tmp_path, kind, after
 ):
@@ -110,6 +113,23 @@ def test_a_stage_goes_on_with_as_many_threads_as_it_had(tmp_path):
             with pytest.raises(Stopped):
                 run(tmp_path, interrupt=lambda: True)
             assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_that_were_asked_for_stay_and_it_is_said_what_that_costs(tmp_path):
+    said, before = [], torch.get_num_threads()
+    log = Log(tmp_path, console="quiet")
+    log.console.say = said.append
+    told = "threads: 2 as asked for, but this stage was saved with 1"
+    try:
+        for threads, lines in ((1, 0), (2, 1), (2, 1)):
+            torch.set_num_threads(threads)
+            with pytest.raises(Stopped):
+                run(tmp_path, log=log, interrupt=lambda: True, threads=threads)
+            assert torch.get_num_threads() == threads
+            assert len(said) == lines
+        assert said[0].startswith(told) and "not bit for bit" in said[0]
     finally:
         torch.set_num_threads(before)
 
@@ -263,6 +283,35 @@ def test_a_damaged_state_is_named_with_what_to_do(tmp_path):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(EtudeError, match="step-1: is damaged or of another model; remove .*state"):
         run(tmp_path)
+
+
+def changed(**changes):
+    return lambda latest: latest | changes
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda latest: "x",
+        lambda latest: [latest],
+        lambda latest: None,
+        lambda latest: {k: v for k, v in latest.items() if k != "tensors"},
+        changed(tensors=3),
+        changed(threads="2"),
+        changed(progress={"stepp": 1}),
+        changed(source={}),
+        changed(random={"torch": "x", "python": [3, [], None]}),
+    ],
+)
+def test_a_damaged_record_of_the_state_is_named_with_what_to_do(tmp_path, harm):
+    with pytest.raises(Stopped):
+        run(tmp_path, interrupt=lambda: True)
+    path = tmp_path / "pretrain" / "state" / "latest.json"
+    path.write_text(json.dumps(harm(json.loads(path.read_text()))))
+    told = "latest.json: is no saved state; remove .*state to start the stage anew"
+    with pytest.raises(EtudeError, match=told) as error:
+        run(tmp_path)
+    assert error.value.code == 1 and "\n" not in str(error.value)
 
 
 def test_what_a_kill_left_behind_is_cleared_away(tmp_path):

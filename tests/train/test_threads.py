@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from etude.errors import EtudeError
 from etude.train import threads
 
 
@@ -38,6 +39,14 @@ def test_the_choice_stands_when_the_run_goes_on(monkeypatch, tmp_path):
     assert threads.settle(tmp_path, 0, fail) == 2
     assert threads.settle(tmp_path, 1, fail) == 1  # unless one is asked for
     assert threads.settle(tmp_path, 0, fail) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", '"x"', "{}", '{"threads": "2"}', '{"threads": 0}'])
+def test_a_damaged_note_of_the_threads_is_named(tmp_path, content):
+    (tmp_path / "threads.json").write_text(content)
+    told = "threads.json: is damaged; delete it, and the threads are timed again"
+    with pytest.raises(EtudeError, match=told):
+        threads.settle(tmp_path, 0, probe(0.0))
 
 
 def test_cores_are_bounded_as_torch_itself_is(monkeypatch):

@@ -25,6 +25,11 @@ SHAPE = {
 LENGTH = 12
 
 
+EVEN = parts.Balance(bias_rate=0, sequence_weight=0.0, batch_weight=5.0)  # over the batch alone
+# what a kind of `spec` asks of the model beside
+OF: dict[str, dict[str, Any]] = {"muonclip": {"use_qk_norm": False}}
+
+
 def model(seed: int = 0, **more: Any) -> Any:
     return create("glm45", "tiny", seed=seed, **(SHAPE | more))
 
@@ -88,7 +93,11 @@ class Fixed:
 def spec(kind: str = "muon", **more: Any) -> Pretrain:
     optimizer = {
         "muon": parts.Muon(learning_rate=1e-2, adam_learning_rate=6e-3),
+        "muonclip": parts.Muon(
+            learning_rate=1e-2, adam_learning_rate=6e-3, qk_clip=parts.QkClip(tau=0.01)
+        ),
         "adamw": parts.AdamW(learning_rate=5e-3),
+        "even": parts.AdamW(learning_rate=5e-3),
     }[kind]
     base = Pretrain(
         name="pretrain",
@@ -97,6 +106,6 @@ def spec(kind: str = "muon", **more: Any) -> Pretrain:
         optimizer=optimizer,
         schedule=parts.Schedule(warmup=100),
         mtp=parts.Mtp(after=150),
-        balance=parts.Balance(bias_rate=1e-2),
+        balance=EVEN if kind == "even" else parts.Balance(bias_rate=1e-2),
     )
     return replace(base, **more) if more else base

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 from etude.evals.report.html import Html, tag
@@ -81,22 +81,14 @@ def curve(
         note: shown beside the name; the last value if empty.
     """
     shown = thin(points)
-    ys = [y for _, y in shown] + [level for _, level in bands]
-    low, high = min(ys), max(ys)
-    pad = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
-    low, high = low - pad, high + pad
+    around = [(shown[0][0], level) for _, level in bands]
+    place, grid = _frame([*shown, *around])
     left, right = shown[0][0], shown[-1][0]
-
-    def place(x: float, y: float) -> Point:
-        across = 50.0 if right == left else 100 * (x - left) / (right - left)
-        return round(across, 2), round(100 * (high - y) / (high - low), 2)
-
     noisy = len(points) >= 40
     lines = [_line([place(*p) for p in shown], "raw" if noisy else "line")]
     if noisy:
         lines.append(_line([place(*p) for p in thin(smooth(points))], "line"))
     dots = [_dot(*place(*p)) for p in shown] if len(shown) <= 12 else []
-    grid = [(y, place(left, y)[1]) for y in ticks(low, high)]
     levels = [(label, level, place(left, level)[1]) for label, level in bands]
     data = [[_digits(x), _digits(y), *place(x, y)] for x, y in shown]
     figures = tag("span", note or short(points[-1][1]), class_="now")
@@ -121,6 +113,102 @@ def curve(
         tag("div", _ends(left, right, unit, labels), class_="x"),
         class_="chart",
     )
+
+
+def scatter(
+    name: str,
+    points: Sequence[Point],
+    lines: Sequence[Sequence[Point]],
+    *,
+    labels: Sequence[str],
+    note: str = "",
+) -> Html:
+    """Dots in decimal logarithms, with lines fitted through them; axes show the plain numbers.
+
+    Args:
+        name: caption.
+        points: logarithms of places and values, in order.
+        lines: of the same; the second and later ones are dashed.
+        labels: what is said of each dot.
+        note: shown beside the name.
+    """
+    every = [*points, *(point for line in lines for point in line)]
+    place, grid = _frame(every)
+    shown = [
+        _line([place(*p) for p in line], "band" if n else "line") for n, line in enumerate(lines)
+    ]
+    data = [[n, 0, *place(*point)] for n, point in enumerate(points)]
+    return tag(
+        "figure",
+        tag("figcaption", tag("span", name), tag("span", note, class_="now")),
+        tag(
+            "div",
+            _svg([_rule(at, "grid") for _, at in grid] + shown),
+            [_dot(*place(*point)) for point in points],
+            [tag("span", short(10**y), class_="y", style=f"top:{at}%") for y, at in grid],
+            class_="plot",
+            data_points=json.dumps(data, separators=(",", ":")),
+            data_unit="",
+            data_labels=json.dumps(list(labels)),
+        ),
+        tag("div", [tag("span", short(10**x)) for x in (points[0][0], points[-1][0])], class_="x"),
+        class_="chart",
+    )
+
+
+def fan(name: str, lines: Mapping[str, Sequence[Point]]) -> Html:
+    """One line a stage over the same places, the first pale; the note tells first and last tops.
+
+    Args:
+        name: caption.
+        lines: points by name of the stage, in order.
+    """
+    place, grid = _frame([point for line in lines.values() for point in line])
+    shown, data, labels = [], [], []
+    for n, (stage, points) in enumerate(lines.items(), start=1):
+        strength = f"{0.2 + 0.8 * n / len(lines):.2f}"
+        path = "M" + "L".join("{:g} {:g}".format(*place(*p)) for p in points)
+        shown.append(tag("path", d=path, class_="line", stroke_opacity=strength))
+        for x, y in points:
+            data.append([len(labels), _digits(y), *place(x, y)])
+            labels.append(f"{stage}, {2**x - 1:g} examples:")
+    outer = [*lines][:: max(1, len(lines) - 1)]  # the first and the last
+    tops = " → ".join(f"{max(y for _, y in lines[stage]):.0f}" for stage in outer)
+    return tag(
+        "figure",
+        tag(
+            "figcaption",
+            tag("span", name),
+            tag("span", f"{tops} %", class_="now"),
+        ),
+        tag(
+            "div",
+            _svg([_rule(at, "grid") for _, at in grid] + shown),
+            [tag("span", short(y), class_="y", style=f"top:{at}%") for y, at in grid],
+            class_="plot",
+            data_points=json.dumps(data, separators=(",", ":")),
+            data_unit="",
+            data_labels=json.dumps(labels),
+        ),
+        tag("div", tag("span", "fewest examples"), tag("span", "most"), class_="x"),
+        class_="chart",
+    )
+
+
+def _frame(
+    points: Sequence[Point],
+) -> tuple[Callable[[float, float], Point], list[tuple[float, float]]]:
+    """Return what places a point on a plot around all of them, and the rules across it."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    left, right, low, high = min(xs), max(xs), min(ys), max(ys)
+    pad = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    low, high = low - pad, high + pad
+
+    def place(x: float, y: float) -> Point:
+        across = 50.0 if right == left else 100 * (x - left) / (right - left)
+        return round(across, 2), round(100 * (high - y) / (high - low), 2)
+
+    return place, [(y, place(left, y)[1]) for y in ticks(low, high)]
 
 
 def heat(rows: Sequence[Sequence[float]], *, name: str, row: str, column: str) -> Html:

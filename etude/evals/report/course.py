@@ -6,7 +6,10 @@ from etude.evals.report import charts
 from etude.evals.report.html import Html, tag
 from etude.evals.report.record import Line, Run, number
 
-FIRST = ("loss", "reward", "pass", "entropy", "length", "mtp_loss", "grad_norm", "max_load")
+FIRST = (
+    *("loss", "reward", "pass", "entropy", "length", "max_logit"),
+    *("mtp_loss", "grad_norm", "max_load"),
+)
 MAIN = 4  # curves of a stage that show at once
 HIDDEN = {"stage", "step", "time"}
 

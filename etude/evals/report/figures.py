@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
 def table(run: Run) -> Html | None:
     """Every figure of every stage, grouped by the report's columns."""
     stages = [result["stage"] for result in run.evals]
-    rows = _rows(run, [c for c in _columns(run) if c != "language"])
+    rows = _rows(run, [c for c in _columns(run) if c not in ("language", "length", "speed")])
     if not rows:
         return None
     head = ["", *stages, "change"]

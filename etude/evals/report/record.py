@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from etude.errors import EtudeError
+from etude.evals.figures import results
 from etude.files import read_json
 
 Line = dict[str, Any]
@@ -21,7 +22,8 @@ class Run:
         stages: rows of `run.json`: name, kind, seconds, tokens, status.
         recipe: text of the resolved recipe.
         metrics: lines of `metrics.jsonl` by stage, in order.
-        evals: results of `evals/*.json`, in the order of the stages.
+        evals: results of `evals/*.json`, in the order of the stages; those of another recipe that
+            ran in the folder before are left out, here and in the samples.
         samples: answers by stage.
         corpus: the corpus' manifest.
         size: parameters: all, and active per token.
@@ -58,10 +60,11 @@ def read(folder: Path) -> Run:
     order = [stage.get("name") for stage in run.stages]
     for line in _lines(folder / "metrics.jsonl"):
         run.metrics.setdefault(str(line.get("stage", "")), []).append(line)
-    found = [read_json(file) for file in sorted((folder / "evals").glob("*.json"))]
+    found, stale = results(folder)
+    others = {file.stem for file in stale}
     run.evals = sorted(found, key=lambda e: (e.get("order", _place(order, e["stage"])), e["stage"]))
     files = sorted((folder / "samples").glob("*.json"), key=lambda f: _place(order, f.stem))
-    run.samples = {file.stem: read_json(file) for file in files}
+    run.samples = {file.stem: read_json(file) for file in files if file.stem not in others}
     run.size = _size(recipe) if run.recipe else {}
     return run
 

@@ -1,0 +1,117 @@
+"""The recipes of Kimi K2: the report's numbers in the large one, and all stages in each."""
+
+import pytest
+
+from etude.arch import MLA, YaRN, mixers
+from etude.data.check import check_names
+from etude.models.describe import planned
+from etude.optim import schedule
+from etude.recipe.fit import check_fit
+from etude.recipe.load import load
+from etude.recipe.plan import cost
+from etude.recipe.stages import Eval
+
+SIZES = ["quick", "tiny", "small", "paper"]
+ORDER = ["stable", "decay", "anneal", "long", "extend", "sft"]
+
+
+def stages(size):
+    return {stage.name: stage for stage in load(f"kimi_k2_{size}").stages}
+
+
+def rate(stage, tokens, step=0):
+    peak = stage.optimizer.learning_rate
+    return peak * schedule.factor(stage.schedule, tokens, stage.tokens, batch=step)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_has_every_stage_in_order_and_can_be_planned(size):
+    recipe = load(f"kimi_k2_{size}")
+    assert [stage.name for stage in recipe.stages if stage.name in ORDER] == ORDER
+    decoder = planned(recipe)
+    check_fit(recipe, decoder)
+    check_names(recipe, ready=False)
+    assert all(row.flops > 0 for row in cost(recipe, decoder, 1e12))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_stage_of_the_chain_is_trained_by_muonclip(size):
+    for name, stage in stages(size).items():
+        if name in ORDER:
+            assert stage.optimizer.kind == "muon" and stage.optimizer.qk_clip is not None, name
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_yarn_comes_with_the_last_stage_and_reaches_the_models_length(size):
+    recipe = load(f"kimi_k2_{size}")
+    found = stages(size)
+    assert [name for name, s in found.items() if getattr(s, "yarn", None)] == ["extend"]
+    plan = planned(recipe)
+    assert all(isinstance(op, MLA) and op.rope.scaling is None for op in mixers(plan.layers))
+    yarn = found["extend"].yarn
+    assert isinstance(yarn, YaRN) and yarn.original_length == found["stable"].data.length
+    length = found["extend"].data.length
+    assert length == plan.max_length == yarn.factor * yarn.original_length
+
+
+def test_the_reports_learning_rate_warms_up_stays_falls_and_anneals():
+    """Section 2.5: 500 steps to 2e-4, 10T tokens there, 5.5T to 2e-5, 460B to 7e-6."""
+    found = stages("paper")
+    stable, decay, anneal, long = (found[name] for name in ORDER[:4])
+    batch = stable.batch.rows * stable.data.length
+    assert batch == pytest.approx(67e6, rel=0.01)
+    assert stable.schedule.warmup / batch == pytest.approx(500, rel=0.01)
+    assert rate(stable, 250 * batch) == pytest.approx(1e-4, rel=0.01)
+    assert rate(stable, 5 * 10**12) == rate(decay, 0) == 2e-4
+    assert stable.tokens == 10**13 and decay.tokens == 5.5 * 10**12
+    assert rate(decay, decay.tokens) == pytest.approx(2e-5) == pytest.approx(rate(anneal, 0))
+    assert rate(anneal, anneal.tokens) == pytest.approx(rate(long, 0))
+    assert rate(long, long.tokens) == pytest.approx(7e-6)
+    assert (anneal.tokens, long.tokens) == (400 * 10**9, 60 * 10**9)
+    assert (anneal.data.length, long.data.length) == (4096, 32768)
+    for name in ORDER[:4]:
+        stage = found[name]
+        assert stage.batch.rows * stage.data.length == batch, name
+        assert stage.optimizer.weight_decay == 0.1 and stage.optimizer.qk_clip.tau == 100
+
+
+@pytest.mark.parametrize("size", ["quick", "tiny", "small"])
+def test_a_miniature_keeps_the_shape_of_the_schedule_and_the_shares_of_its_phases(size):
+    found = stages(size)
+    stable, decay, anneal, long = (found[name] for name in ORDER[:4])
+    assert stable.tokens / decay.tokens == pytest.approx(10 / 5.5, rel=0.05)
+    peak = stable.optimizer.learning_rate
+    for stage, end in ((stable, 1), (decay, 0.1), (anneal, None), (long, 0.035)):
+        if end:
+            assert rate(stage, stage.tokens) == pytest.approx(peak * end, rel=0.01), stage.name
+    assert rate(anneal, anneal.tokens) == pytest.approx(rate(long, 0))
+    assert long.data.length >= 4 * anneal.data.length
+
+
+@pytest.mark.parametrize("size", ["quick", "tiny", "small"])
+def test_facts_reworded_and_facts_repeated_get_equal_shares_wherever_they_are_read(size):
+    read = [
+        (s.data.mix, s.name)
+        for s in stages(size).values()
+        if hasattr(s, "data") and hasattr(s.data, "mix")
+    ]
+    read += [(s.data.replay_mix, s.name) for s in stages(size).values() if s.stage == "sft"]
+    found = [mix for mix, _ in read if "rephrased" in mix or "repeated" in mix]
+    assert len(found) >= 3
+    assert all(mix["rephrased"] == mix["repeated"] for mix in found)
+
+
+def test_controls_differ_from_what_they_control_in_one_thing():
+    found = stages("tiny")
+    free, held = found["hot_free"], found["hot_clip"]
+    assert free.optimizer.qk_clip is None and held.optimizer.qk_clip is not None
+    assert free.optimizer.learning_rate == held.optimizer.learning_rate
+    assert free.optimizer.learning_rate > found["stable"].optimizer.learning_rate
+    muon, adamw = found["with_muon"], found["with_adamw"]
+    assert (muon.optimizer.kind, adamw.optimizer.kind) == ("muon", "adamw")
+    for one, other in ((free, held), (muon, adamw)):
+        for key in ("data", "schedule", "batch", "tokens", "start", "balance"):
+            assert getattr(one, key) == getattr(other, key), key
+    controls = {free.name, held.name, muon.name, adamw.name}
+    measured = next(s for s in found.values() if isinstance(s, Eval) and s.scores)
+    assert controls <= set(measured.of)

@@ -1,0 +1,117 @@
+"""The recipes of MiniMax-M1: the reports' numbers in the large one, and all stages in each."""
+
+import pytest
+
+from etude import arch
+from etude.data.check import check_names
+from etude.errors import EtudeError
+from etude.models.describe import planned
+from etude.optim import schedule
+from etude.recipe.fit import check_fit
+from etude.recipe.load import load
+from etude.recipe.plan import cost
+
+NAMES = ["minimax_m1_quick", "minimax_m1_tiny", "minimax_m1_small", "minimax_m1_paper"]
+ORDER = ["base_constant", "base_reduced", "base_decay", "continued"]
+STEPS = ["extend_32k", "extend_128k", "extend_512k", "extend_1m"]
+
+
+def stages(name):
+    return {stage.name: stage for stage in load(name).stages}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_size_has_every_stage_before_reinforcement_learning_and_can_be_planned(name):
+    recipe = load(name)
+    found = [stage.name for stage in recipe.stages]
+    wanted = [*ORDER, *STEPS, "cold_start", "eval"]
+    assert [stage for stage in found if stage in wanted] == wanted
+    decoder = planned(recipe)
+    check_fit(recipe, decoder)
+    check_names(recipe, ready=False)
+    assert all(row.flops > 0 for row in cost(recipe, decoder, 1e12))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mathematics_and_code_are_about_six_in_ten_of_the_cold_start(name):
+    tasks = stages(name)["cold_start"].data.tasks
+    exact = ("sum", "var", "code", "rg:chain_sum", "rg:gsm_symbolic")
+    share = sum(tasks[name].weight for name in tasks if name in exact)
+    assert share / sum(mix.weight for mix in tasks.values()) == pytest.approx(0.6, abs=0.051)
+    assert any(mix.reflect for mix in tasks.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_mixture_begins_where_the_one_before_ended_and_balance_is_over_the_batch(name):
+    found = stages(name)
+    for before, after in zip([*ORDER, *STEPS], [*ORDER[1:], *STEPS], strict=False):
+        assert found[after].data.mix == found[before].data.mixes[-1], after
+    for stage in found.values():
+        if stage.stage != "eval":
+            assert stage.balance.bias_rate == stage.balance.sequence_weight == 0
+            assert stage.balance.batch_weight > 0 and stage.balance.batch_form == "mean"
+
+
+def test_the_papers_rates_and_batches_are_those_of_the_table():
+    found = stages("minimax_m1_paper")
+    first = found["base_constant"]
+    marks = (0, 69e9, 790e9, 4.7e12)
+    tokens = [8192 * schedule.rows(first.batch, int(mark)) for mark in marks]
+    assert tokens == pytest.approx([16e6, 32e6, 64e6, 128e6], rel=1e-3)
+    warm = schedule.factor(first.schedule, 4 * 10**9, first.tokens, batch=0)
+    assert warm == pytest.approx(0.5)  # 500 steps of 16M tokens
+    last = found["base_decay"]
+    end = schedule.factor(last.schedule, last.tokens, last.tokens)
+    assert last.optimizer.learning_rate * end == pytest.approx(3e-5, rel=1e-4)
+    assert sum(found[name].tokens for name in ORDER[:3]) == 11.4e12
+    more = found["continued"]
+    for seen, rate in ((0, 8e-5), (2.5e12, 8e-5), (5e12, 4.4e-5), (7.5e12, 8e-6)):
+        at = schedule.factor(more.schedule, int(seen), more.tokens)
+        assert more.optimizer.learning_rate * at == pytest.approx(rate, rel=1e-3)
+    stem = more.data.mixes[-1]
+    assert 1 - stem["hub:HuggingFaceFW/fineweb-edu"] == pytest.approx(0.7)
+
+
+def test_the_papers_context_grows_with_its_rotary_base():
+    found = stages("minimax_m1_paper")
+    long = [found[name] for name in ("base_128k", "base_512k", "base_1m")]
+    assert [(s.data.length, s.tokens) for s in long] == [
+        (131_072, 300e9),
+        (524_288, 32e9),
+        (1_048_576, 26e9),
+    ]
+    assert [found["base_constant"].rope_theta, *(s.rope_theta for s in long)] == [
+        1e4,
+        5e6,
+        1e7,
+        None,
+    ]
+    for stage in long:
+        *_, last = stage.data.changes
+        assert last.at == 0.8 * stage.tokens and last.mix["folder:texts/long_qa"] == 0.1
+
+
+def test_a_loss_over_the_batch_of_a_step_that_is_cut_is_planned_with_a_further_forward_pass():
+    whole, cut = (
+        cost(recipe, planned(recipe), 1e12)[0].flops
+        for recipe in (
+            load("minimax_m1_quick"),
+            load("minimax_m1_quick", ["base_constant.batch.micro=4"]),
+        )
+    )
+    assert cut / whole == pytest.approx(4 / 3)
+
+
+def test_changes_of_a_mixture_that_overlap_are_refused():
+    change = "continued.data.changes=[{mix: {code: 1}, at: 5, over: 9}, {mix: {math: 1}, at: 7}]"
+    with pytest.raises(EtudeError, match="begins before the one before it ends"):
+        load("minimax_m1_quick", [change])
+
+
+def test_the_softmax_twin_of_tiny_has_as_many_parameters():
+    hybrid = planned(load("minimax_m1_tiny"))
+    twin = planned(load("minimax_m1_tiny", ["model.mixer=attention", "model.match=params"]))
+    sizes = [arch.count(decoder).trunk for decoder in (hybrid, twin)]
+    assert sizes[1] / sizes[0] == pytest.approx(1, abs=0.01)
+    kinds = [{op.kind for op in arch.mixers(d.layers)} for d in (hybrid, twin)]
+    assert kinds == [{"lightning", "attention"}, {"attention"}]
