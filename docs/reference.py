@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from etude.recipe import parts, stages
+from etude.recipe import chats, model, pace, parts, stages
 
 INTRODUCTION = """# Recipe reference
 
@@ -126,7 +126,8 @@ def write(path: Path) -> None:
     shared = stages.Train.__pydantic_fields__
     page = [INTRODUCTION, table(stages.Recipe), STAGES, table(stages.Train)]
     page += [table(c, but=shared if issubclass(c, stages.Train) else ()) for c in kinds()]
-    page += [PARTS, *(table(cls) for cls in described(parts))]
+    shown = [cls for module in (model, chats, parts, pace) for cls in described(module)]
+    page += [PARTS, *(table(cls) for cls in shown)]
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(page), encoding="utf-8")
 
