@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic.fields import FieldInfo
 
+from etude.arch import YaRN
 from etude.recipe import chats, model, pace, parts, stages
 
 INTRODUCTION = """# Recipe reference
@@ -127,7 +128,7 @@ def write(path: Path) -> None:
     page = [INTRODUCTION, table(stages.Recipe), STAGES, table(stages.Train)]
     page += [table(c, but=shared if issubclass(c, stages.Train) else ()) for c in kinds()]
     shown = [cls for module in (model, chats, parts, pace) for cls in described(module)]
-    page += [PARTS, *(table(cls) for cls in shown)]
+    page += [PARTS, *(table(cls) for cls in (*shown, YaRN))]
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(page), encoding="utf-8")
 

@@ -14,10 +14,17 @@ from etude.arch.rules import FORBID, require
 class YaRN:
     """Longer contexts by slowing the rotations that do not complete a turn (arXiv:2309.00071).
 
-    Frequencies that turn more than `beta_fast` times within `original_length` stay; those below
-    `beta_slow` turns are divided by `factor`; a ramp joins them. `mscale` and `mscale_all_dim`
-    scale the tables and the scores, as DeepSeek-V2 defines them (arXiv:2405.04434): a missing
-    mscale_all_dim leaves the tables' own amplitude, where transformers takes neither.
+    A ramp joins the frequencies that stay and those that are divided. `mscale` and `mscale_all_dim`
+    are as DeepSeek-V2 defines them (arXiv:2405.04434); transformers takes neither unless both are
+    given.
+
+    Args:
+        factor: divides the slow frequencies.
+        original_length: context the model was trained at, in tokens.
+        beta_fast: frequencies with more turns than this within that length stay.
+        beta_slow: those with fewer are divided by the factor.
+        mscale: amplitude of the tables, 0.1 mscale ln(factor) + 1, over that of mscale_all_dim.
+        mscale_all_dim: its amplitude squared multiplies the scores of latent attention.
     """
 
     factor: float

