@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etude.engine import generate as engine
+    from etude import engine as engine
     from etude.engine.complete import complete as generate
     from etude.models.checkpoint import create, load, save
     from etude.run import train

@@ -141,11 +141,12 @@ class Chooser:
             entry, ahead = entries[n], list(rows[n].ahead) if rows else []
             how, request = entry.request.sampling, entry.request
             early = entry.written + len(ahead) < request.limits.min_tokens
+            banned = [id for id in request.stops.ids if early and 0 <= id < work.shape[1]]
             try:
                 work[n] = adjusted(
                     work[n],
                     bias=how.bias,
-                    banned=request.stops.ids if early else (),
+                    banned=banned,
                     written=[*entry.known[entry.prompt :], *ahead],
                     read=entry.known[: entry.prompt],
                     presence=how.presence,

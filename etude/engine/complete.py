@@ -1,9 +1,11 @@
 """The public face of generation: token ids in and out, or text where the model has a tokenizer."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, overload
 
 from etude.engine.generate import generate
+from etude.engine.request import ids_of
 from etude.errors import EtudeError
 from etude.nn.decoder import Decoder
 from etude.typing import Tensor
@@ -39,7 +41,7 @@ def complete(model: Decoder, prompts: Any, **how: Any) -> Any:
     if len(prompts) and isinstance(prompts[0], str):
         return _text(model, prompts, **how)
     try:
-        rows = [[int(id) for id in prompt] for prompt in prompts]
+        rows = [[operator.index(id) for id in prompt] for prompt in prompts]
     except TypeError as error:
         raise EtudeError("prompts", "are not rows of ids", "a list of ids per prompt") from error
     return [done.tokens for done in generate(model, rows, **how)]
@@ -49,6 +51,6 @@ def _text(model: Decoder, prompts: Sequence[str], **how: Any) -> list[str]:
     words = model.published.tokenizer if model.published else None
     if words is None:
         raise EtudeError("prompts", "are text, but this model has no tokenizer", "token ids")
-    stop = how.pop("stop", words.stop_ids)
+    stop = ids_of(how.pop("stop", words.stop_ids), "stop ids")
     done = generate(model, [words.encode(text) for text in prompts], stop=stop, **how)
     return [words.decode([t for t in row.tokens if t not in stop]) for row in done]

@@ -20,7 +20,7 @@ LEAST = 64  # tokens of a row at first
 
 
 class Desk(View):
-    """Rows of all layers; grows as needed.
+    """Rows of all layers; grows as needed, and is dropped when nobody sits there.
 
     Args:
         store: pages and slots, where the rows come from and go to.
@@ -186,6 +186,9 @@ class Desk(View):
         for entry in gone:
             entry.row = -1
         self.entries = sorted(stay, key=lambda entry: entry.row)
+        if not stay:  # the next ones may be few and short
+            self.paged, self.states = {}, {}
+            self.space, self.capacity, self.careful = 0, 0, False
         self.plain = all(entry.thoughts.rule is None for entry in self.entries)
 
     def reserve(self, rows: int, tokens: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from etude.engine.desk import Desk
-from etude.engine.entry import Entry, budgeted, failed
+from etude.engine.entry import Entry, budgeted, failed, over
 from etude.engine.loop import Loop
 from etude.engine.request import Answer, Delta, GenRequest, ids_of
 from etude.engine.runner import Runner
@@ -161,13 +161,13 @@ class Engine:
         """End a request now; one that is over already is left alone."""
         entry = self.loop.live.get(id)
         if entry is not None:
-            self.loop.end([entry], [Delta(id, finish="cancelled")])
+            self.loop.end([entry], [over(entry, "cancelled")])
 
     @property
     def busy(self) -> bool:
         """Whether a step would do something, or has something to tell."""
         waits = any(not entry.parked for entry in self.scheduler.waiting)
-        reads = any(entry.left > 0 for entry in self.scheduler.reading)
+        reads = any(not self.scheduler.rests(one) for one in self.scheduler.reading)
         return bool(self.loop.told or self.desk.entries or waits or reads)
 
     @torch.inference_mode()
@@ -198,26 +198,37 @@ class Engine:
         """
         if any(request.open for request in requests):
             raise EtudeError("run", "an open prompt", "whole ones", "submit it, and turn `step`")
-        names = [self.submit(request) for request in requests]
-        answers = {name: Answer() for name in names}
-        left = len(answers)
-        while left:
-            for delta in self.step():
-                if delta.id in answers:
-                    answers[delta.id].add(delta)
-                    left -= delta.finish is not None
+        names: list[str] = []
+        try:
+            for request in requests:
+                names.append(self.submit(request))
+            answers = {name: Answer() for name in names}
+            left = len(answers)
+            while left:
+                for delta in self.step():
+                    if delta.id in answers:
+                        answers[delta.id].add(delta)
+                        left -= delta.finish is not None
+        finally:
+            self._drop(names)
         return [answers[name] for name in names]
+
+    def _drop(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.cancel(name)
+        self.loop.told = [delta for delta in self.loop.told if delta.id not in names]
 
     def stream(self, request: GenRequest) -> Iterator[Delta]:
         """Answer one request piece by piece; closing the iterator cancels it."""
         name = self.submit(request)
         try:
-            while name in self.loop.live or self.loop.told:
-                for delta in self.step():
-                    if delta.id == name:
-                        yield delta
+            while name in self.loop.live or any(one.id == name for one in self.loop.told):
+                told = self.step()
+                # what is others' waits for them
+                self.loop.told = [delta for delta in told if delta.id != name]
+                yield from [delta for delta in told if delta.id == name]
         finally:
-            self.cancel(name)
+            self._drop([name])
 
     def stats(self) -> Stats:
         """Counts since the engine was made, and what is held now."""
@@ -245,12 +256,15 @@ class Engine:
         ]
         late = [entry for entry, seconds in timed if now - entry.arrived >= seconds]
         self._timed = len(timed) > len(late)
-        self.loop.end(late, [Delta(entry.id, finish="deadline") for entry in late])
+        self.loop.end(late, [over(entry, "deadline") for entry in late])
 
     def _refused(self, entry: Entry, ids: list[int]) -> bool:
-        """End a request whose prompt cannot be read."""
+        """End a request whose prompt cannot be read, or that speaks of ids that there are not."""
         vocab, code, told = self.model.arch.vocab, "invalid_request", ""
-        if entry.sealed and not ids:
+        stray = [id for id in _named(entry.request) if not 0 <= id < vocab]
+        if stray:
+            told = f"bias or thinking: has id {stray[0]}, expected 0 to {vocab - 1}"
+        elif entry.sealed and not ids:
             told = "prompt: is empty, expected one token at least"
         elif ids and not 0 <= min(ids) <= max(ids) < vocab:
             told = f"prompt: has ids {min(ids)} to {max(ids)}, expected 0 to {vocab - 1}"
@@ -279,6 +293,11 @@ class Engine:
         entry.touched, entry.parked = self.settings.clock(), False
         if entry.running:
             self.scheduler.mark(entry)
+
+
+def _named(request: GenRequest) -> list[int]:
+    """Ids that a request gives or forces, beside its prompt."""
+    return [*request.sampling.bias, *(request.thinking.close if request.thinking else ())]
 
 
 def _guesses(model: Decoder, asked: Settings) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from etude.engine.pages import root
-from etude.engine.request import RANKS, Delta, Failure, GenRequest, Top
+from etude.engine.request import RANKS, Delta, Failure, Finish, GenRequest, Kind, Top
 from etude.engine.stops import Writer
 from etude.engine.thinking import Thoughts
 
@@ -36,10 +36,10 @@ class Entry:
         leader: whose twin it is.
         skips: how often a later request was let in before it.
         prompt_logp: log-probabilities of the prompt's ids so far, where they are wanted.
-        drafted, accepted: guesses that were checked, and that were right.
         finished: its last delta is made.
         parked: an open prompt that waits until it grows or ends.
         touched: when its prompt last grew.
+        kind: of its last id.
     """
 
     id: str
@@ -65,11 +65,10 @@ class Entry:
     leader: "Entry | None" = None
     skips: int = 0
     prompt_logp: list[float] = field(default_factory=list)
-    drafted: int = 0
-    accepted: int = 0
     finished: bool = False
     parked: bool = False
     touched: float = 0.0
+    kind: Kind = "content"
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -120,6 +119,12 @@ class Entry:
 def failed(entry: Entry, code: str, message: str) -> Delta:
     """Tell that a request has ended with an error."""
     return Delta(entry.id, finish="error", failure=Failure(code, " ".join(message.split())))
+
+
+def over(entry: Entry, finish: Finish) -> Delta:
+    """End a request from outside; text that was held back is told."""
+    text = entry.writer.finish() if entry.writer is not None else ""
+    return Delta(entry.id, text=text, kind=entry.kind, finish=finish)
 
 
 def budgeted(request: GenRequest, prompt: int, longest: int) -> int:

@@ -6,12 +6,12 @@ What a row samples depends on its seed, its prompt and its position, never on it
 import hashlib
 import operator
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
 
 from etude.engine.engine import Engine
-from etude.engine.request import Delta, GenRequest, Limits, Sampling, Stops, Want
+from etude.engine.request import Delta, GenRequest, Limits, Sampling, Stops, Want, ids_of
 from etude.engine.settings import Settings
 from etude.errors import EtudeError
 from etude.nn.decoder import Decoder
@@ -45,7 +45,7 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: SupportsIndex | Iterable[SupportsIndex] = 0,
-    stop: Collection[int] = (),
+    stop: Iterable[SupportsIndex] = (),
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
     """Write after each prompt.
@@ -65,17 +65,17 @@ def generate(
         One completion per prompt, in their order.
 
     Raises:
-        EtudeError: an empty prompt, an id outside the vocabulary, no room after a prompt, or
-            logits that are not finite.
+        EtudeError: an empty prompt, an id outside the vocabulary, no room after a prompt, `stop`
+            that are no ids, or logits that are not finite.
     """
     _check(model, prompts)
     seeds = _seeds(seed, len(prompts))
-    done = [Completion() for _ in prompts]
+    done, stops = [Completion() for _ in prompts], Stops(ids_of(stop, "stop ids"))
     if max_tokens <= 0 or not done:
         return done
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     requests = [
-        _request(prompt, one, max_tokens, stop, want=Want(logp="tempered"), **how)
+        _request(prompt, one, max_tokens, stops, want=Want(logp="tempered"), **how)
         for prompt, one in zip(prompts, seeds, strict=True)
     ]
     engine = Engine(model, settings=_settings(model, prompts, max_tokens))
@@ -107,7 +107,7 @@ def stream(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: SupportsIndex = 0,
-    stop: Collection[int] = (),
+    stop: Iterable[SupportsIndex] = (),
     engine: Engine | None = None,
 ) -> Iterator[int]:
     """Yield the tokens that `generate` would write after one prompt, as they are made.
@@ -123,7 +123,8 @@ def stream(
     if max_tokens <= 0:
         return
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    request = _request(prompt, _seeds(seed, 1)[0], max_tokens, stop, want=Want(), **how)
+    stops = Stops(ids_of(stop, "stop ids"))
+    request = _request(prompt, _seeds(seed, 1)[0], max_tokens, stops, want=Want(), **how)
     engine = engine or Engine(model, settings=_settings(model, [prompt], max_tokens))
     for delta in engine.stream(request):
         _raise(0, delta)
@@ -172,15 +173,13 @@ def _request(
     prompt: Sequence[int],
     seed: int,
     max_tokens: int,
-    stop: Collection[int],
+    stops: Stops,
     *,
     want: Want,
     **how: Any,
 ) -> GenRequest:
     sampling = Sampling(seed=_key(seed, prompt), **how)
-    return GenRequest(
-        prompt, sampling, Limits(max_tokens=max_tokens), Stops(frozenset(stop)), want=want
-    )
+    return GenRequest(prompt, sampling, Limits(max_tokens=max_tokens), stops, want=want)
 
 
 def _seeds(seed: Any, rows: int) -> list[int]:

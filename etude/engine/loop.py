@@ -1,6 +1,7 @@
 """Launch and collect: a plan becomes a pass, and the pass becomes ids and deltas."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from etude.engine.choose import Choice, Chooser
 from etude.engine.draft import Guesser, Start
@@ -43,9 +44,10 @@ class Loop:
         except Exception:  # whose fault it was is found by halves
             if self.scheduler.stateful and plan.rows and not self.desk.careful:
                 # some states have moved, some not: all are computed anew, and then with care
-                self.desk.careful, self.desk.left = True, {}
+                self.desk.left = {}
                 for entry in plan.rows:
                     self.scheduler.preempt(entry)
+                self.desk.careful = True  # behind those, for an empty desk forgets it
                 return
             self._apart(plan)
             self.desk.careful = False
@@ -100,9 +102,12 @@ class Loop:
         for entry in fine:
             self.scheduler.publish(entry)
         self.end(fine, [delta for _, delta in ended if delta.finish != "error"])
+        for entry in bad:  # what it published may be as broken as it is
+            self.scheduler.pages.disown(entry.pages)
         self.end(bad, [delta for _, delta in ended if delta.finish == "error"], spoilt=True)
         if guesser and guess:
-            guesser.guess(guess)
+            with suppress(Exception):  # then there are no guesses
+                guesser.guess(guess)
 
     def _follow(self, done: Done, whole: set[int], over: set[int]) -> Start | None:
         """Let the block that guesses read on; if it fails, there are no guesses."""
@@ -115,7 +120,7 @@ class Loop:
         """Choose ids and take them in; return who ended, each with its last delta."""
         if not done.entries:
             return []
-        choices = self.chooser.choose(done.logits, done.entries, done.rows)
+        choices = self._choose(done)
         ended: list[tuple[Entry, Delta]] = []
         if done.rows is None:
             for entry, choice in zip(done.entries, choices, strict=True):
@@ -129,6 +134,21 @@ class Loop:
             self._take(entry, choices[at:end], ended)
             at = end
         return ended
+
+    def _choose(self, done: Done) -> list[Choice]:
+        """Choose for all at once; if that fails, for each alone, to find whose fault it is."""
+        try:
+            return self.chooser.choose(done.logits, done.entries, done.rows)
+        except Exception:
+            made = []
+            for n, entry in enumerate(done.entries):
+                row = None if done.rows is None else done.rows[n : n + 1]
+                try:
+                    made += self.chooser.choose(done.logits[n : n + 1], [entry], row)
+                except Exception as error:
+                    problem = f"{type(error).__name__}: {error}"
+                    made.append(Choice(None, code="internal_error", problem=problem))
+            return made
 
     def _take(self, entry: Entry, choices: list[Choice], ended: list[tuple[Entry, Delta]]) -> None:
         """Take in one id, and those behind it as long as the guesses were right."""
@@ -144,6 +164,10 @@ class Loop:
                 if n and entry.thoughts.kind(choice.token) != delta.kind:
                     self.told.append(delta)
                     delta = Delta(entry.id)
+                kind = entry.thoughts.kind(choice.token)
+                if kind != entry.kind and entry.writer and (held := entry.writer.flush()):
+                    self.told.append(Delta(entry.id, text=held, kind=entry.kind))
+                entry.kind = kind
                 last = entry.accept(choice.token, choice.logp, choice.top, delta)
             except Exception as error:
                 code = error.code if isinstance(error, _Broken) else "internal_error"

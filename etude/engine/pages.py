@@ -129,6 +129,12 @@ class Pages:
         self._nodes[key] = self._by_page[page] = node
         return node
 
+    def disown(self, pages: Sequence[int]) -> None:
+        """Forget the content of held pages: nobody finds them any more."""
+        for page in pages:
+            if page in self._by_page:
+                self._drop(page)
+
     def node(self, page: int) -> Node | None:
         """The known content of a page."""
         return self._by_page.get(page)

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal
@@ -15,18 +15,20 @@ Kind = Literal["reasoning", "content"]
 Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
 
 MAX_STOPS, MAX_STOP_LETTERS, MAX_BIASES = 16, 256, 1024
+COLD = 1e-5  # a lower temperature makes infinities of logits, and takes the likeliest token anyway
+MOST = 2**31 - 1  # more than any vocabulary has, and a tensor holds it
 
 
-def ids_of(prompt: Any) -> tuple[int, ...]:
+def ids_of(found: Any, name: str = "prompt") -> tuple[int, ...]:
     """Read token ids given as any kind of integers.
 
     Raises:
-        EtudeError: it is not a sequence of integers.
+        EtudeError: `name` is not a sequence of integers.
     """
     try:
-        return tuple(map(operator.index, prompt))
+        return tuple(map(operator.index, found))
     except TypeError as error:
-        raise EtudeError("prompt", f"{type(prompt).__name__}", "token ids") from error
+        raise EtudeError(name, _shown(found), "token ids") from error
 
 
 def signed(seed: int) -> int:
@@ -34,23 +36,36 @@ def signed(seed: int) -> int:
     return (seed + 2**63) % 2**64 - 2**63
 
 
+def _shown(value: Any) -> str:
+    """A value in few letters, for an error."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write out integers of more than 4300 digits
+        text = "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _whole(name: str, value: Any, least: float) -> int:
     try:
         found = operator.index(value)
     except TypeError as error:
-        raise EtudeError(name, repr(value), "a whole number") from error
+        raise EtudeError(name, _shown(value), "a whole number") from error
     if found < least:
-        raise EtudeError(name, str(found), f"at least {least}")
+        raise EtudeError(name, _shown(found), f"at least {least}")
     return found
 
 
-def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
+    try:
+        found = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:  # an integer or a fraction beyond all floats
+        found = math.inf
     # infinity is no bound that a request may ask for, and NaN compares false
-    fits = isinstance(value, Real) and math.isfinite(value) and low <= float(value) <= high
-    if not fits or (open_low and value == low):
+    if not (math.isfinite(found) and low <= found <= high) or (open_low and found == low):
         known = "at least 0" if high == math.inf else f"from {low} to {high}"
         more = f", {low} apart" if open_low else ""
-        raise EtudeError(name, repr(value), f"a finite number {known}{more}")
+        raise EtudeError(name, _shown(value), f"a finite number {known}{more}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +73,7 @@ class Sampling:
     """How the next token is chosen: bias, penalties, temperature, top-k, top-p, min-p, draw.
 
     Args:
-        temperature: 0 takes the likeliest token, the lowest id among equals.
+        temperature: 0, or less than 1e-5, takes the likeliest token, the lowest id among equals.
         top_k: keep this many of the likeliest tokens; 0 or -1 keeps all.
         top_p: keep the smallest set of likeliest tokens with this probability.
         min_p: keep tokens of at least this share of the likeliest one's probability.
@@ -79,18 +94,23 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0, math.inf)
-        _whole("top_k", self.top_k, -1)
-        _number("top_p", self.top_p, 0, 1, open_low=True)
-        _number("min_p", self.min_p, 0, 1)
-        _number("presence", self.presence, -2, 2)
-        _number("frequency", self.frequency, -2, 2)
-        _number("repetition", self.repetition, 0, 2, open_low=True)
         if len(self.bias) > MAX_BIASES:
             raise EtudeError("bias", f"{len(self.bias)} ids", f"at most {MAX_BIASES}")
-        for value in self.bias.values():
-            _number("bias", value, -100, 100)
-        object.__setattr__(self, "seed", signed(_whole("seed", self.seed, -math.inf)))
+        heat = _number("temperature", self.temperature, 0, math.inf)
+        bias = [_number("bias", value, -100, 100) for value in self.bias.values()]
+        # plain numbers: a fraction or a huge integer has no place in a tensor beside other requests
+        for name, value in {
+            "temperature": heat if heat >= COLD else 0.0,
+            "top_k": min(_whole("top_k", self.top_k, -1), MOST),
+            "top_p": _number("top_p", self.top_p, 0, 1, open_low=True),
+            "min_p": _number("min_p", self.min_p, 0, 1),
+            "presence": _number("presence", self.presence, -2, 2),
+            "frequency": _number("frequency", self.frequency, -2, 2),
+            "repetition": _number("repetition", self.repetition, 0, 2, open_low=True),
+            "bias": dict(zip(ids_of(self.bias, "bias"), bias, strict=True)),
+            "seed": signed(_whole("seed", self.seed, -math.inf)),
+        }.items():
+            object.__setattr__(self, name, value)
 
     @property
     def adjusts(self) -> bool:
@@ -134,13 +154,13 @@ class Stops:
         in_reasoning: whether strings are looked for in reasoning too.
     """
 
-    ids: frozenset[int] = frozenset()
+    ids: Collection[int] = frozenset()
     texts: tuple[str, ...] = ()
     shown: bool = False
     in_reasoning: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", frozenset(self.ids))
+        object.__setattr__(self, "ids", frozenset(ids_of(self.ids, "stop ids")))
         if isinstance(self.texts, str):
             raise EtudeError("stop texts", "one string", "a sequence of strings")
         object.__setattr__(self, "texts", tuple(self.texts))
@@ -171,7 +191,7 @@ class Thinking:
     budget: int | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "close", tuple(self.close))
+        object.__setattr__(self, "close", ids_of(self.close, "thinking: close"))
         if not self.close:
             raise EtudeError("thinking", "no closing ids", "the marker that ends reasoning")
         if self.budget not in (None, "auto"):
@@ -225,6 +245,8 @@ class GenRequest:
         object.__setattr__(self, "prompt", ids_of(self.prompt))
         if self.priority not in RANKS:
             raise EtudeError("priority", repr(self.priority), f"one of {', '.join(RANKS)}")
+        if not isinstance(self.owner, str):
+            raise EtudeError("owner", _shown(self.owner), "a string")
 
 
 # token id and log-probability, likeliest first
@@ -288,5 +310,6 @@ class Answer:
             self.reasoning += delta.text
         else:
             self.text += delta.text
-        self.prompt_logp = delta.prompt_logp or self.prompt_logp
+        if delta.prompt_logp is not None:  # of a prompt of one id there are none, and that is told
+            self.prompt_logp = delta.prompt_logp
         self.finish, self.failure = delta.finish, delta.failure

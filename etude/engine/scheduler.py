@@ -73,10 +73,13 @@ class Scheduler:
         for entry in list(self.reading):
             if entry.running and self._idle(entry, now):
                 self.preempt(entry, parked=True)
-            elif entry.running:
+            elif entry.running and entry.sealed:
                 left -= self._share(entry, left, plan)
         if self.waiting:
-            self._admit(plan, left, now)
+            left = self._admit(plan, left, now)
+        for entry in list(self.reading):  # open prompts get what the others leave
+            if entry.running and not entry.sealed:
+                left -= self._share(entry, left, plan)
         plan.rows = self.desk.entries  # less those that gave way to one that reads
         return plan
 
@@ -205,7 +208,8 @@ class Scheduler:
 
     # Letting in -----------------------------------------------------------------------------------
 
-    def _admit(self, plan: Plan, left: int, now: float) -> None:
+    def _admit(self, plan: Plan, left: int, now: float) -> int:
+        """Let in who fits; return the tokens that are left."""
         order = self._order(now)
         leaders = {}
         if not self.settings.deterministic:
@@ -213,19 +217,21 @@ class Scheduler:
         passed: list[Entry] = []
         entered: set[int] = set()
         for entry in order:
-            if self.running >= self.settings.max_running or len(passed) == TRIED:
-                break
             if entry.parked:
                 continue
+            if len(passed) == TRIED:
+                break
+            if self.running >= self.settings.max_running and not self._evict(entered):
+                break
             leader = leaders.get(_prompt(entry)) if _leads(entry) else None
             if leader is not None:
                 entry.leader = leader
                 leader.twins.append(entry)
                 self._twins += 1
-            elif left > 0 and (self._enter(entry) or (self._evict() and self._enter(entry))):
+            elif left > 0 and (self._enter(entry) or (self._evict(entered) and self._enter(entry))):
                 if _leads(entry) and not self.settings.deterministic:
                     leaders[_prompt(entry)] = entry
-                left -= self._share(entry, left, plan)
+                left -= self._share(entry, left, plan) if entry.sealed else 0
             else:
                 passed.append(entry)
                 if entry.skips >= self.settings.max_skips or left <= 0:
@@ -234,35 +240,36 @@ class Scheduler:
             entered.add(id(entry))
             if entry.request.priority == "batch":
                 self._fed = now
-            for one in passed:
+            over = passed
+            if self.waiting[-1].rank[0] > entry.rank[0]:  # some of lower priority came before it
+                over = [one for one in order if one.number < entry.number or one in passed]
+                over = [one for one in over if id(one) not in entered and not one.parked]
+            for one in over:
                 one.skips += 1
-            if any(one.skips >= self.settings.max_skips for one in passed):
+            if any(one.skips >= self.settings.max_skips for one in over):
                 self._tired = True
                 break
         if entered:
             self.waiting = [entry for entry in self.waiting if id(entry) not in entered]
             self._tired = self._tired and any(e.skips >= self.settings.max_skips for e in order)
+        return left
 
-    def _evict(self) -> bool:
+    def _evict(self, entered: set[int]) -> bool:
         """Take the pages of open prompts that have nothing to read, if there are any."""
-        idle = [entry for entry in self.reading if not entry.sealed and entry.left <= 0]
+        idle = [one for one in self.reading if self.rests(one) and id(one) not in entered]
         for entry in idle:
             self.preempt(entry, parked=True)
         return bool(idle)
 
     def _order(self, now: float) -> list[Entry]:
         """The waiting, those first that were passed over too often or too long."""
-        batch, tired = RANKS["batch"], self.settings.max_skips
+        batch, tired, first = RANKS["batch"], self.settings.max_skips, None
         # the last of those who wait has the lowest priority
-        hungry = self.waiting[-1].rank[0] == batch
-        hungry = hungry and now - self._fed > self.settings.starvation_s
-        if not (hungry or self._tired):
+        if self.waiting[-1].rank[0] == batch and now - self._fed > self.settings.starvation_s:
+            first = next((e for e in self.waiting if e.rank[0] == batch and not e.parked), None)
+        if first is None and not self._tired:
             return list(self.waiting)
-        places = {
-            id(entry): (entry.skips < tired, not (hungry and entry.rank[0] == batch), entry.rank)
-            for entry in self.waiting
-        }
-        return sorted(self.waiting, key=lambda entry: places[id(entry)])
+        return sorted(self.waiting, key=lambda e: (e.skips < tired, e is not first, e.rank))
 
     def _enter(self, entry: Entry) -> bool:
         """Give a request the pages that it can share, and new ones for the rest of its ids."""
@@ -346,9 +353,13 @@ class Scheduler:
                 if slot >= 0:
                     self.store.copy(entry.slot, slot)
 
+    def rests(self, entry: Entry) -> bool:
+        """Whether an open prompt has nothing to read until it grows or ends."""
+        return not entry.sealed and self._count(entry, self.settings.token_budget) <= 0
+
     def _idle(self, entry: Entry, now: float) -> bool:
         idle = now - entry.touched > self.settings.open_idle_s
-        return not entry.sealed and entry.left <= 0 and idle
+        return self.rests(entry) and idle
 
     def check(self, live: list[Entry]) -> None:
         """Compare all counts with what the live requests hold.
@@ -380,5 +391,4 @@ def _prompt(entry: Entry) -> tuple[str, tuple[int, ...]]:
 
 def _leads(entry: Entry) -> bool:
     """Whether a request can share what it reads with others that come with the same prompt."""
-    fresh = entry.written == 0 and entry.sealed and len(entry.known) == len(entry.request.prompt)
-    return fresh and not entry.request.want.prompt
+    return entry.written == 0 and not entry.request.open and not entry.request.want.prompt

@@ -44,6 +44,11 @@ class Writer:
             return text
         return self._watch(text)
 
+    def flush(self) -> str:
+        """Return what was held back: no stop string goes on from here."""
+        held, self._held = self._held, ""
+        return held
+
     def finish(self) -> str:
         """Return what was held back, and the rest of a character that never came whole."""
         if self.hit:

@@ -70,5 +70,5 @@ def thoughts(rule: Thinking | None, room: int) -> Thoughts:
         return Thoughts(None)
     budget: int | Literal["auto"] | None = rule.budget
     if budget == "auto":
-        budget = max(0, room - min(256, room // 4) - len(rule.close))
+        budget = max(0, room - min(256, room // 4) - len(rule.close) - (not rule.inside))
     return Thoughts(rule, budget, rule.inside)

@@ -175,6 +175,7 @@ def _likeliest(p: Tensor, top_k: int | Tensor, top_p: float | Tensor) -> Tensor:
     kept = torch.where(keep, ordered, 0.0)
     share = kept.cumsum(-1) / kept.sum(-1, keepdim=True)
     keep &= (share - kept / kept.sum(-1, keepdim=True) < _column(top_p)) | (_column(top_p) >= 1)
+    keep[..., 0] = True  # also where top_p is 0 in float32
     return torch.where(torch.zeros_like(keep).scatter(-1, order, keep), p, 0.0)
 
 
