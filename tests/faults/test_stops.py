@@ -39,6 +39,12 @@ MOMENTS = [
 ]
 
 
+def pressed(*_, **__):
+    signal.raise_signal(signal.SIGINT)
+    while True:  # Python looks for signals here; on the way out it may not
+        pass
+
+
 def test_ctrl_c_outside_of_training_ends_with_130_and_nothing_is_lost(
     etude, recipe, whole, tmp_path, monkeypatch
 ):
@@ -46,7 +52,7 @@ def test_ctrl_c_outside_of_training_ends_with_130_and_nothing_is_lost(
     monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
     for moment in MOMENTS:
         with monkeypatch.context() as patch:
-            patch.setattr(moment, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+            patch.setattr(moment, pressed)
             done = etude("train", recipe, "--out", "run")
         assert done.code == 130, moment
         assert done.err.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
