@@ -209,7 +209,8 @@ ADAMW = [f"{stage}.optimizer={{kind: adamw, learning_rate: 3e-3}}" for stage in 
 def test_two_ranks_run_every_stage_as_one_does(recipe, tmp_path, optimizer):
     """Measured: losses 1e-6, weights 3e-5 with Muon and 2e-4 with AdamW; a lost rank moves 1e-2.
 
-    One number of an embedding differed by 6e-4: AdamW divides by the root of a gradient near eps.
+    One number of an embedding differed by 6e-4: AdamW divides by the root of a gradient near eps;
+    gradient norms then differ by 1e-4 of themselves.
     """
     for ranks in (1, 2):
         run = Run(recipe, tmp_path / str(ranks), ranks=ranks, overrides=SHORT + optimizer)
@@ -221,7 +222,7 @@ def test_two_ranks_run_every_stage_as_one_does(recipe, tmp_path, optimizer):
         for one, two in zip(*(lines(tmp_path / n, stage) for n in "12"), strict=True):
             assert one["tokens"] == two["tokens"] and one.get("reward") == two.get("reward")
             for name in ("loss", "mtp_loss", "grad_norm"):
-                assert one.get(name) == pytest.approx(two.get(name), rel=5e-5, abs=1e-5), name
+                assert one.get(name) == pytest.approx(two.get(name), rel=1e-3, abs=1e-5), name
             learned += stage == "rl" and "loss" in one
     assert learned >= 2 or optimizer  # an untrained policy earns enough to learn from with Muon
     for n in "12":
