@@ -222,7 +222,8 @@ def test_two_ranks_run_every_stage_as_one_does(recipe, tmp_path, optimizer):
         for one, two in zip(*(lines(tmp_path / n, stage) for n in "12"), strict=True):
             assert one["tokens"] == two["tokens"] and one.get("reward") == two.get("reward")
             for name in ("loss", "mtp_loss", "grad_norm"):
-                assert one.get(name) == pytest.approx(two.get(name), rel=1e-3, abs=1e-5), name
+                if name in one or name in two:
+                    assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5), (stage, name)
             learned += stage == "rl" and "loss" in one
     assert learned >= 2 or optimizer  # an untrained policy earns enough to learn from with Muon
     for n in "12":
