@@ -191,7 +191,7 @@ def test_two_runs_in_one_folder_are_refused_and_the_first_goes_on(recipe, tmp_pa
     assert first.ends() == 0, first.said
 
 
-BOUND = 2e-3
+BOUND = 5e-4
 # few steps: what rounding there is in a gradient of few tokens, an orthogonal or sign-like step
 # makes a thousand times larger, and a longer run ends elsewhere, in other choices of experts
 SHORT = [
@@ -218,12 +218,12 @@ def test_two_ranks_run_every_stage_as_one_does(recipe, tmp_path, optimizer):
     learned = 0
     for stage in STAGES:
         moved = furthest(tmp_path / "1", tmp_path / "2", stage)
-        assert moved < BOUND, (stage, moved)
+        assert moved < BOUND * (4 if optimizer else 1), (stage, moved)
         for one, two in zip(*(lines(tmp_path / n, stage) for n in "12"), strict=True):
             assert one["tokens"] == two["tokens"] and one.get("reward") == two.get("reward")
-            for name in ("loss", "mtp_loss", "grad_norm"):
-                if name in one or name in two:
-                    assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5), (stage, name)
+            for name in {"loss", "mtp_loss", "grad_norm"} & (one.keys() | two.keys()):
+                rel = 1e-3 if optimizer else 0
+                assert one[name] == pytest.approx(two[name], rel=rel, abs=1e-5), (stage, name)
             learned += stage == "rl" and "loss" in one
     assert learned >= 2 or optimizer  # an untrained policy earns enough to learn from with Muon
     for n in "12":
