@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from etude.arch import count
 from etude.errors import EtudeError, closest
 from etude.text.chat import format_of, opened, prompt, stop_ids
 from etude.text.format import Call
@@ -139,7 +140,8 @@ def _calculator() -> list[Tool]:
 
 
 def _welcome(model: Any) -> str:
-    size = sum(weight.numel() for weight in model.parameters())
+    counts = count(model.arch)
+    size = counts.trunk + counts.mtp
     text = f"{model.published.family}, {size:,} parameters. /help lists the commands, /quit ends."
     if size < SMALL:
         text += " A model this small knows nothing of the world; ask it what it was trained on."

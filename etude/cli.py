@@ -6,7 +6,6 @@ request, 130 interrupted.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,7 +54,10 @@ Overrides = Annotated[
     typer.Argument(help="key=value; a stage by its name: sft.optimizer.learning_rate=1e-3"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe>.")]
+Size = Annotated[str, typer.Argument(help="smoke or full.")]
+Out = Annotated[
+    Path | None, typer.Option(file_okay=False, help="Run folder; default runs/<recipe>.")
+]
 Matched = Annotated[
     str | None,
     typer.Option("--match", help="With a swapped part: params or flops, kept by the FFN's width."),
@@ -92,7 +94,7 @@ def plan(
 ) -> None:
     """Say what a recipe will cost before it runs: tokens, FLOPs, time and memory per stage."""
     from etude.data.check import check_names
-    from etude.models.describe import by_stage, planned, swap_told
+    from etude.models.describe import by_stage, length_key, planned, swap_told
     from etude.recipe.fit import check_dtype, check_fit
     from etude.recipe.load import load
     from etude.recipe.plan import cost, machine_rate, table
@@ -103,7 +105,7 @@ def plan(
     check_dtype(checked, processes=devices, gpu=lambda: rate > 0 or has_gpu())
     decoder = planned(checked)
     others = by_stage(checked)
-    check_fit(checked, decoder, others)
+    check_fit(checked, decoder, others, key=length_key(checked))
     check_names(checked, ready=False)
     rows = cost(checked, decoder, rate or machine_rate(), devices=devices, others=others)
     if as_json:
@@ -137,6 +139,9 @@ def show(
     from etude.recipe.load import load, shipped
     from etude.show import page
 
+    rest = [*(more or ()), *([f"--match {match}"] if match else ())]
+    if len(rest) > (name == "stage") and name in ("recipes", "stage"):
+        raise EtudeError(f"show {name}", f"{rest[-1]} behind it", "nothing more")
     if name == "recipes":
         print("\n".join(f"{one:18s} {load(one).about}" for one in shipped()))
     elif name == "stage":
@@ -159,12 +164,18 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    weights: Annotated[
+        Literal["stored", "int8"], typer.Option(help="int8 rounds them for inference.")
+    ] = "stored",
+    kernels: Annotated[bool, typer.Option(help="Build C++ kernels, once, and use them.")] = False,
 ) -> None:
     """Talk to a trained model: /think /nothink /tools /fold /reset /help /quit."""
     from etude.chat_ui import chat as talk
     from etude.models.checkpoint import load
+    from etude.nn.int8 import served
 
-    talk(load(checkpoint), temperature=temperature, max_tokens=max_tokens, seed=seed)
+    model = served(load(checkpoint), weights=weights, kernels=kernels)
+    talk(model, temperature=temperature, max_tokens=max_tokens, seed=seed)
 
 
 @app.command(name="eval")
@@ -237,7 +248,13 @@ def bench(
     family: Annotated[str, typer.Option(help="Which system, or all.")] = "all",
     threads: Annotated[int, typer.Option(min=0, help="Pinned CPU threads; 0 = all cores.")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Pairs to time.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.svg.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for bench.json and bench.svg.")
+    ] = None,
+    weights: Annotated[
+        Literal["stored", "int8"], typer.Option(help="int8 rounds them for inference.")
+    ] = "stored",
+    kernels: Annotated[bool, typer.Option(help="Build C++ kernels, once, and use them.")] = False,
     as_json: Json = False,
 ) -> None:
     """Time etude against transformers on the same weights, interleaved, in one run.
@@ -257,12 +274,13 @@ def bench(
         return
     from etude.bench.pair import run
 
-    run(work, family=family, threads=threads, repeats=repeats, as_json=as_json, out=out)
+    how = {"threads": threads, "repeats": repeats, "weights": weights, "kernels": kernels}
+    run(work, family=family, as_json=as_json, out=out, **how)
 
 
 @data_app.command(name="build")
 def data_build(
-    size: Annotated[str, typer.Argument(help="smoke or full.")] = "smoke",
+    size: Size = "smoke",
 ) -> None:
     """Build the embedded corpus from the packages on this machine; cached by content."""
     from etude.data.corpus import build, show
@@ -275,15 +293,10 @@ def data_build(
 
 @data_app.command(name="show")
 def data_show(
-    size: Annotated[str, typer.Argument(help="smoke or full.")] = "smoke",
+    size: Size = "smoke",
 ) -> None:
     """Show the manifest of the corpus: counts, licences, and why documents were dropped."""
-    from etude.data.corpus import build, show
-    from etude.train.log import reporter
-
-    with reporter() as progress:
-        corpus = build(size, progress=progress)
-    print(show(corpus))
+    data_build(size)
 
 
 @data_app.command(name="fetch")
@@ -319,9 +332,14 @@ def main() -> None:
         if code == INTERRUPTED:
             raise KeyboardInterrupt
     except EtudeError as error:
-        if os.environ.get("RANK", "0") == "0":  # torchrun's other ranks would only repeat it
+        if not _rank():  # torchrun's other ranks would only repeat it
             print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except PermissionError as error:
+        do = "choose another, or ask its owner"
+        told = EtudeError(str(error.filename), f"cannot be opened ({error.strerror})", do=do)
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -331,6 +349,15 @@ def main() -> None:
         if type(error).__module__.startswith(("click", "typer")):
             _usage(error)
         raise
+
+
+def _rank() -> int:
+    from etude.parallel.environ import process
+
+    try:
+        return process().rank
+    except EtudeError:  # a rank that does not know which one it is must speak
+        return 0
 
 
 def _usage(error: Any) -> None:

@@ -121,13 +121,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
-        EtudeError: the file is missing or is not JSON.
+        EtudeError: the file is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise EtudeError(str(path), "no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise EtudeError(str(path), f"cannot be read ({error.strerror})", code=1) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EtudeError(str(path), f"is not JSON ({error})", "a whole JSON file") from error
 
 

@@ -15,7 +15,6 @@ A run is a folder that holds everything:
 """
 
 import json
-import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -27,7 +26,8 @@ from etude.errors import EtudeError
 from etude.evals.figures import measured, results
 from etude.files import atomic, read_json, write_json
 from etude.models import table
-from etude.models.describe import by_stage, planned, swap_told
+from etude.models.describe import by_stage, length_key, planned, swap_told
+from etude.parallel.environ import process
 from etude.recipe.fit import check_dtype, check_fit
 from etude.recipe.identity import figure_keys, identities
 from etude.recipe.load import dump, load
@@ -69,6 +69,7 @@ def train(
     Raises:
         EtudeError: wrong recipe, unknown stage, two runs in one folder, or a fault while working.
     """
+    here = process()
     recipe = load(name, overrides)
     _known(recipe, until)
     folder = out or folder_of(recipe, load(name).seed)
@@ -77,12 +78,12 @@ def train(
     done = _finished(folder, recipe)
     waiting = [stage for stage in _wanted(recipe, until) if stage.name not in done]
     if not waiting:
-        if os.environ.get("RANK", "0") == "0":  # as in `parallel.launch`, which needs torch
+        if here.rank == 0:
             record(folder, recipe)  # a kill may have come between a stage's end and this
             _tell(folder, recipe, again, as_json=as_json)
         return folder
-    check_dtype(recipe, processes=int(os.environ.get("WORLD_SIZE", "1")), gpu=has_gpu)
-    check_fit(recipe, planned(recipe), by_stage(recipe))
+    check_dtype(recipe, processes=here.world, gpu=has_gpu)
+    check_fit(recipe, planned(recipe), by_stage(recipe), key=length_key(recipe))
     check_names(recipe, ready=True)
     from etude.opening import open_run  # torch; a finished run is answered without it
 

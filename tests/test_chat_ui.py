@@ -8,6 +8,7 @@ from rich.console import Console
 
 from etude.chat_ui import chat
 from etude.errors import EtudeError
+from etude.models import glm45
 from etude.text.chat import FORMATS, new_tokenizer, prompt
 
 TEXT = ["the quick brown fox says 2+3 is 5 and thinks about it\n" * 9]
@@ -15,6 +16,9 @@ CALL = (
     "<tool_call>calculator\n<arg_key>expression</arg_key>\n<arg_value>{}</arg_value>\n"
     "</tool_call><|observation|>"
 )
+
+
+TINY = glm45.arch(glm45.SIZES["tiny"])
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +32,7 @@ class Script:
     def __init__(self, tokenizer, *replies):
         self.tokenizer, self.replies, self.asked, self.seeds = tokenizer, list(replies), [], []
         self.published = SimpleNamespace(tokenizer=tokenizer, family="glm45", config={})
-
-    def parameters(self):
-        return [SimpleNamespace(numel=lambda: 1234)]
+        self.arch = TINY
 
     def stream(self, model, ids, *, max_tokens, temperature, seed, stop):
         self.asked.append(list(ids))

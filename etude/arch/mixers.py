@@ -84,7 +84,11 @@ class Rope:
             EtudeError: the file asks for a kind of scaling that this description cannot say, or for
                 YaRN without the length it was trained at.
         """
-        block = {**(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
+        block: dict[str, Any] = {}
+        for key in ("rope_scaling", "rope_parameters"):
+            part = hf.get(key) or {}
+            require(isinstance(part, Mapping), f"config.json: {key}", repr(part), "a mapping")
+            block |= part
         kind = block.get("rope_type") or block.get("type") or "default"
         known = "'default' (no scaling) or 'yarn'"
         require(kind in ("default", "yarn"), "config.json: rope_type", repr(kind), known)
@@ -104,7 +108,8 @@ class Rope:
 
 def _yarn(block: Mapping[str, Any]) -> YaRN:
     length, where = block.get("original_max_position_embeddings"), "config.json: rope_scaling"
-    require(length is not None, where, "yarn without original_max_position_embeddings", "it")
+    needed = "the length it was trained at"
+    require(length is not None, where, "yarn without original_max_position_embeddings", needed)
     # both would change the numbers, and no release uses them
     for key, usual in (("attention_factor", None), ("truncate", True)):
         found = f"{key} {block.get(key)}"

@@ -256,7 +256,8 @@ def reads_config(read: Callable[[dict[str, Any]], Decoder]) -> Callable[[dict[st
         except ValidationError as error:
             first = error.errors()[0]
             where = f"{error.title.lower()}.{'.'.join(map(str, first['loc']))}"
-            raise EtudeError(f"config.json: {where}", repr(first["input"]), first["msg"]) from error
+            found = f"{first['input']!r}: {first['msg']}"
+            raise EtudeError(f"config.json: {where}", found) from error
         except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
             raise EtudeError("config.json", f"a value of the wrong type ({error})") from error
 

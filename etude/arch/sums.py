@@ -8,6 +8,7 @@ from etude.arch.tensors import layer_tensors, tensors
 
 BACKWARD = 1.45  # peak of a pass over what it keeps (six structures, 1.3 to 1.5)
 LOGITS = 32 << 20  # bytes of a chunk of float32 logits, see ops.logp
+KEPT_LOGITS = 256 << 20  # bytes up to which all of a pass are kept there
 
 
 class Counts(NamedTuple):
@@ -196,7 +197,9 @@ def activations(decoder: Decoder, tokens: int, *, bytes_per: int = 4) -> int:
     layers = (*decoder.layers, *([decoder.mtp.layer] if decoder.mtp else []))
     kept = sum(_activation(decoder.dim, layer) for layer in layers) + 4 * decoder.dim
     chunk = min(tokens, max(64, LOGITS // (4 * decoder.vocab)))  # of ops.logp, three at once
-    return int(tokens * kept * bytes_per * BACKWARD) + 3 * 4 * chunk * decoder.vocab
+    whole = 4 * tokens * decoder.vocab
+    logits = 3 * 4 * chunk * decoder.vocab + (whole if whole <= KEPT_LOGITS else 0)
+    return int(tokens * kept * bytes_per * BACKWARD) + logits
 
 
 def held(decoder: Decoder, *, states: int = 2, bytes_per: int = 4) -> int:

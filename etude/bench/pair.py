@@ -27,12 +27,14 @@ from etude.errors import EtudeError, closest
 from etude.files import atomic, write_json
 from etude.models.checkpoint import create, save
 from etude.nn.decoder import Decoder
+from etude.nn.int8 import check, served
 
 GROUPS = {
     "prefill": ("prefill-2k", "prefill-16k"),
     "decode": ("decode", "decode-16"),
     "memory": ("memory-train", "memory-prefill-16k"),
 }
+SERVED = {*GROUPS["prefill"], *GROUPS["decode"]}  # works of inference in this process
 MEMORY = {"memory-train": "train", "memory-prefill-16k": "prefill-16k"}
 SLOW = 20.0  # seconds of a pair beyond which one repeat has to do
 
@@ -69,6 +71,8 @@ def run(
     family: str = "all",
     threads: int = 0,
     repeats: int = 5,
+    weights: str = "stored",
+    kernels: bool = False,
     as_json: bool = False,
     out: Path | None = None,
 ) -> list[Pair]:
@@ -79,6 +83,8 @@ def run(
         family: a system that transformers has too, or "all".
         threads: CPU threads; 0 takes one per core.
         repeats: pairs to time, after one that warms up; one alone for works of many seconds.
+        weights: "int8" rounds those of our side, for works that do not train.
+        kernels: build the kernels of `ops.native`, and let our side use them.
         as_json: print one JSON object per work.
         out: folder that takes `bench.json` and `bench.svg`.
 
@@ -86,14 +92,20 @@ def run(
         What was printed.
 
     Raises:
-        EtudeError: no such work or family, or transformers is not installed.
+        EtudeError: no such work or family, transformers is not installed, or rounded weights
+            were to be trained.
     """
     works, names = _works(work), families(family)
+    check(weights)
+    if (weights == "int8" or kernels) and not set(works) <= SERVED:
+        found = ", ".join(sorted(set(works) - SERVED))
+        raise EtudeError("bench", f"{found} with int8 weights or kernels", "decode or prefill")
     pairs: list[Pair] = []
     with pinned(threads) as threads:
         most = limits()
         for name in names:
             with made(name) as (model, folder):
+                model = served(model, weights=weights, kernels=kernels)
                 for each in works:
                     pairs.append(_pair(name, each, model, folder, repeats, threads, most))
                     told = json.dumps(asdict(pairs[-1])) if as_json else line(pairs[-1])

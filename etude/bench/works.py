@@ -9,6 +9,7 @@ import torch
 from etude import arch
 from etude.engine.generate import generate
 from etude.nn.decoder import Decoder
+from etude.nn.int8 import Int8Linear
 
 ROWS, LENGTH = 8, 512  # a training step
 PROMPT, NEW = 16, 64  # one greedy answer
@@ -85,7 +86,7 @@ def decode(ours: Decoder, theirs: Any) -> Work:
     """One greedy answer to one short prompt, prompt included in the time."""
     ids = _draw(ours, (1, PROMPT))
     counts = arch.count(ours.arch)
-    read = 4.0 * counts.active_head * NEW
+    read = (1.0 if isinstance(ours.head, Int8Linear) else 4.0) * counts.active_head * NEW
     return _answers(ours, theirs, ids.tolist(), NEW, tokens=NEW, read=read)
 
 

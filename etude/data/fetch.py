@@ -170,7 +170,7 @@ def _download(archive: Archive, folder: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         got = Path(here) / archive.file
         if done.returncode or not got.is_file():
-            said = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             found = f"pip could not bring it ({' '.join(said[:1]) or 'no reason given'})"
             raise EtudeError(
                 archive.requirement, found, "", "check the network, then try again", code=1

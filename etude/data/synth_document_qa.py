@@ -9,6 +9,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from etude.data.documents import Document
 
@@ -27,22 +28,24 @@ def document_qa(documents: Iterable[Document], count: int, seed: int) -> Iterato
         count: how many at most.
         seed: decides sizes and questions.
     """
-    rng, made = random.Random(seed), 0
+    rng = random.Random(seed)
+    made = (
+        (document, "\n".join([text, *lines, ""]))
+        for document, text in stretches(documents, rng)
+        if (lines := asked(text, rng))
+    )
+    for number, (document, whole) in enumerate(islice(made, count)):
+        name = f"document_qa.{number}"
+        yield Document(whole, "document_qa", document.source, name, document.licence)
+
+
+def stretches(documents: Iterable[Document], rng: random.Random) -> Iterator[tuple[Document, str]]:
+    """Yield documents with one stretch of each after another, of sizes drawn at random."""
     for document in documents:
-        begin = 0
-        while made < count:
-            size = rng.choice(SIZES)
-            if begin + size > len(document.text):
-                break
-            text = document.text[begin : begin + size]
-            begin += size
-            if lines := asked(text, rng):
-                name = f"document_qa.{made}"
-                whole = "\n".join([text, *lines, ""])
-                yield Document(whole, "document_qa", document.source, name, document.licence)
-                made += 1
-        if made == count:
-            return
+        begin, size = 0, rng.choice(SIZES)
+        while begin + size <= len(document.text):
+            yield document, document.text[begin : begin + size]
+            begin, size = begin + size, rng.choice(SIZES)
 
 
 def asked(text: str, rng: random.Random) -> list[str]:

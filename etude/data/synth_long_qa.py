@@ -7,11 +7,12 @@ that the answer is always in the text, and nowhere else.
 
 import random
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from etude.data.documents import Document
+from etude.data.synth_document_qa import stretches
 
 FACTS = (2, 4, 8)
-SIZES = (1000, 2000, 4000)  # characters of the text; its tokens are about half as many in miniature
 SOUNDS = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
 
 
@@ -23,16 +24,11 @@ def long_qa(documents: Iterable[Document], count: int, seed: int) -> Iterator[Do
         count: how many at most.
         seed: decides sizes, facts and places.
     """
-    rng, made = random.Random(seed), 0
-    for document in documents:
-        begin = 0
-        while made < count:
-            size = rng.choice(SIZES)
-            if begin + size > len(document.text):
-                break
-            text = written(document.text[begin : begin + size], rng)
-            yield Document(text, "long_qa", document.source, f"long_qa.{made}", document.licence)
-            begin, made = begin + size, made + 1
+    rng = random.Random(seed)
+    found = islice(stretches(documents, rng), count)
+    for number, (document, text) in enumerate(found):
+        name = f"long_qa.{number}"
+        yield Document(written(text, rng), "long_qa", document.source, name, document.licence)
 
 
 def written(text: str, rng: random.Random) -> str:

@@ -5,7 +5,7 @@
 | `request` | what is asked, checked, and what comes back |
 | `engine` | `Engine`: submit, step, cancel, open prompts |
 | `scheduler` | who works in a step, who waits, who gives way |
-| `pages` | pages by number and by content, state slots, snapshots |
+| `ledger`, `pages` | what each holds; pages by number and by content, snapshots |
 | `store`, `desk` | the memory itself: of those that read, and of those that write |
 | `runner`, `loop` | one pass, and what follows from it |
 | `choose`, `thinking`, `stops`, `draft` | the next id, reasoning, text, guesses |

@@ -9,7 +9,7 @@ import torch
 
 from etude.engine.entry import Entry
 from etude.engine.request import Top
-from etude.ops.sample import adjusted, sample, tempered
+from etude.ops.sample import adjusted, sample, tempered, truncate
 from etude.typing import Float, Tensor
 
 
@@ -46,15 +46,16 @@ class Rule:
         asked = [entry.request.sampling for entry in entries]
         wants = [entry.request.want for entry in entries]
         self.hot = any(one.temperature > 0 for one in asked)
-        self.raw = any(want.logp == "raw" or want.top for want in wants)
-        self.tempered = any(want.logp == "tempered" for want in wants)
+        self.logps = {want.logp for want in wants if want.logp}
         self.top = max(want.top for want in wants)
+        if self.top:
+            self.logps |= {want.ranked for want in wants if want.top}
         self.adjusted = [
             n
             for n, entry in enumerate(entries)
             if asked[n].adjusts or (entry.request.limits.min_tokens and entry.request.stops.ids)
         ]
-        self.keys = torch.tensor([one.seed for one in asked], device=device)
+        self.keys = torch.tensor([entry.seed for entry in entries], device=device)
         # one number where all agree: the same bits, and fewer passes over the logits
         self.how: dict[str, Any] = {}
         for name in ("temperature", "top_k", "top_p", "min_p"):
@@ -70,75 +71,53 @@ class Chooser:
     """Chooses, and remembers the rule of the requests it saw last."""
 
     def __init__(self) -> None:
-        self._entries: Sequence[Entry] = ()
+        self._entries: list[Entry] = []
         self._rule: Rule | None = None
 
-    def rule(self, entries: Sequence[Entry], device: torch.device) -> Rule:
-        """The rule of these requests; free while the very same list comes again."""
-        if self._rule is None or entries is not self._entries:
-            self._entries, self._rule = entries, Rule(entries, device)
-        return self._rule
-
     def choose(
-        self,
-        logits: Float[Tensor, "R V"],
-        entries: Sequence[Entry],
-        rows: Sequence[Row] | None,
-        *,
-        tell: bool = True,
+        self, logits: Float[Tensor, "R V"], rows: Sequence[Row], *, tell: bool = True
     ) -> list[Choice]:
         """Choose an id per row.
 
         Args:
             logits: of the model.
-            entries: the request of each row.
-            rows: None where no row is ahead or forced.
+            rows: the places.
             tell: also give the log-probabilities that are wanted.
         """
-        rule = self.rule(entries, logits.device)
-        forced = rows is not None and any(row.forced is not None for row in rows)
+        entries = [row.entry for row in rows]
+        if self._rule is None or entries != self._entries:
+            self._entries, self._rule = entries, Rule(entries, logits.device)
+        rule = self._rule
         sums = logits.sum(-1)  # finite only where all are
-        work, broken, scaled = logits, {}, None
+        work, broken = logits, dict[int, Exception]()
+        scaled: Tensor | None = None  # log-probabilities at the temperature, where they are known
         if rule.adjusted:
             work = logits.clone()
-            broken = self._adjust(work, entries, rows, rule)
+            broken = self._adjust(work, rows, rule)
         if rule.hot:
-            places = [
-                len(entry.known) + (len(rows[n].ahead) if rows else 0)
-                for n, entry in enumerate(entries)
-            ]
+            places = [len(row.entry.known) + len(row.ahead) for row in rows]
             positions = torch.tensor(places, device=logits.device)
             tokens, scaled = sample(work, rule.keys, positions, **rule.how)
         else:
             tokens = work.argmax(-1)
         picked, fine = tokens.tolist(), map(math.isfinite, sums.tolist())
-        if forced and rows is not None:
-            picked = [
-                token if row.forced is None else row.forced
-                for token, row in zip(picked, rows, strict=True)
-            ]
-            tokens = torch.tensor(picked, device=logits.device)
+        if any(row.forced is not None for row in rows):
+            pairs = zip(picked, rows, strict=True)
+            picked = [token if row.forced is None else row.forced for token, row in pairs]
+            tokens, scaled = torch.tensor(picked, device=logits.device), None
         made = [Choice(t if ok else None) for t, ok in zip(picked, fine, strict=True)]
         for n, error in broken.items():
-            made[n] = Choice(
-                None, code="internal_error", problem=f"{type(error).__name__}: {error}"
-            )
-        if tell and (rule.raw or rule.tempered):
-            known = None if forced or rule.adjusted else scaled
-            self._tell(logits, tokens, entries, rule, made, known)
+            problem = f"{type(error).__name__}: {error}"
+            made[n] = Choice(None, code="internal_error", problem=problem)
+        if tell and rule.logps:
+            self._tell(logits, work, tokens, rule, rows, made, None if rule.adjusted else scaled)
         return made
 
-    def _adjust(
-        self,
-        work: Tensor,
-        entries: Sequence[Entry],
-        rows: Sequence[Row] | None,
-        rule: Rule,
-    ) -> dict[int, Exception]:
+    def _adjust(self, work: Tensor, rows: Sequence[Row], rule: Rule) -> dict[int, Exception]:
         """Apply biases and penalties in place; a rule that fails is the fault of its request."""
         broken: dict[int, Exception] = {}
         for n in rule.adjusted:
-            entry, ahead = entries[n], list(rows[n].ahead) if rows else []
+            entry, ahead = rows[n].entry, rows[n].ahead
             how, request = entry.request.sampling, entry.request
             early = entry.written + len(ahead) < request.limits.min_tokens
             banned = [id for id in request.stops.ids if early and 0 <= id < work.shape[1]]
@@ -160,31 +139,35 @@ class Chooser:
     def _tell(
         self,
         logits: Tensor,
+        work: Tensor,
         tokens: Tensor,
-        entries: Sequence[Entry],
         rule: Rule,
+        rows: Sequence[Row],
         made: list[Choice],
-        known: Tensor | None,
+        scaled: Tensor | None,
     ) -> None:
-        """Note log-probabilities; `known` are those at the temperature, where they are there."""
-        at = tokens.unsqueeze(1)
-        raw: list[float] = []
-        scaled: list[float] = []
-        tops: list[Top] = []
-        if rule.raw:
-            logp = tempered(logits, 0.0)
-            raw = logp.gather(1, at).squeeze(1).tolist()
-            if rule.top:
+        """Note log-probabilities of the kinds that are wanted, and the likeliest ids."""
+        at, values, tops = tokens.unsqueeze(1), dict[str, list[float]](), dict[str, list[Top]]()
+        for kind in rule.logps:
+            if kind == "tempered" and scaled is not None:
+                values[kind] = scaled.tolist()
+                continue
+            logp = tempered(logits, 0.0 if kind == "raw" else rule.how["temperature"])
+            if kind == "processed":
+                cuts = {name: rule.how[name] for name in ("top_k", "top_p", "min_p")}
+                kept = truncate(tempered(work, rule.how["temperature"]).exp(), **cuts)
+                logp = (kept / kept.sum(-1, keepdim=True)).log()
+            values[kind] = logp.gather(1, at).squeeze(1).tolist()
+            if rule.top and kind != "tempered":
                 best = logp.topk(min(rule.top, logp.shape[1]))
-                ids, values = best.indices.tolist(), best.values.tolist()
-                tops = [list(zip(i, v, strict=True)) for i, v in zip(ids, values, strict=True)]
-        if rule.tempered:
-            if known is None:
-                known = tempered(logits, rule.how["temperature"]).gather(1, at).squeeze(1)
-            scaled = known.tolist()
-        for n, (entry, choice) in enumerate(zip(entries, made, strict=True)):
-            want = entry.request.want
+                pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                tops[kind] = [
+                    [(id, p) for id, p in zip(*pair, strict=True) if p > -math.inf]
+                    for pair in pairs
+                ]
+        for n, (row, choice) in enumerate(zip(rows, made, strict=True)):
+            want = row.entry.request.want
             if want.logp is not None:
-                choice.logp = raw[n] if want.logp == "raw" else scaled[n]
+                choice.logp = values[want.logp][n]
             if want.top:
-                choice.top = tops[n][: want.top]
+                choice.top = tops[want.ranked][n][: want.top]

@@ -25,9 +25,9 @@ def complete(model: Decoder, prompts: Any, **how: Any) -> Any:
     Args:
         model: made by `load` or `create`.
         prompts: lists of token ids, or strings where the model has a tokenizer; or one string.
-        **how: `max_tokens`, `temperature`, `top_k`, `top_p`, `seed`, `stop`, as in
-            `engine.generate.generate`. Strings end at the tokenizer's own stop ids unless `stop`
-            says otherwise.
+        **how: `max_tokens`, `temperature`, `top_k`, `top_p`, `seed`, `stop`, `weights`,
+            `kernels`, as in `engine.generate.generate`. Strings end at the tokenizer's own stop
+            ids unless `stop` says otherwise.
 
     Returns:
         The new ids of each prompt, or its new text without the token that ended it.
@@ -51,6 +51,8 @@ def _text(model: Decoder, prompts: Sequence[str], **how: Any) -> list[str]:
     words = model.published.tokenizer if model.published else None
     if words is None:
         raise EtudeError("prompts", "are text, but this model has no tokenizer", "token ids")
+    if not all(isinstance(text, str) for text in prompts):
+        raise EtudeError("prompts", "are partly text", "either strings or rows of ids")
     stop = ids_of(how.pop("stop", words.stop_ids), "stop ids")
     done = generate(model, [words.encode(text) for text in prompts], stop=stop, **how)
     return [words.decode([t for t in row.tokens if t not in stop]) for row in done]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from etude.engine.entry import Entry
+from etude.engine.entry import HOLE, Entry
 from etude.engine.store import Store, View
 from etude.nn.context import Context
 from etude.ops.attention import cache_mask
@@ -26,8 +26,7 @@ class Desk(View):
         store: pages and slots, where the rows come from and go to.
 
     Attributes:
-        entries: who sits in which row; a new list whenever that changes.
-        plain: none of them reasons, so that no id is ever forced.
+        entries: who sits in which row.
         careful: mixers get copies of the states, for with one token they move them in place, and a
             pass that fails midway has then moved some.
     """
@@ -35,7 +34,6 @@ class Desk(View):
     def __init__(self, store: Store):
         super().__init__(store)
         self.entries: list[Entry] = []
-        self.plain = True
         self.space, self.capacity, self.careful = 0, 0, False
         self.paged: dict[tuple[int, str], Tensor] = {}
         self.states: dict[tuple[int, str], Tensor] = {}
@@ -135,26 +133,29 @@ class Desk(View):
         old, held = len(self.entries), entries[0].computed
         self.reserve(old + len(entries), held + 1)
         rows = slice(old, old + len(entries))
-        places = self.store.places([source.pages for source in sources], held)
+        places = [self.store.places(sources, held, n) for n in range(len(self.store.counts))]
         for key, value in self.paged.items():
-            value[rows, :held] = self.store.paged[key][places]
+            value[rows, :held] = self.store.paged[key][places[self.store.table[key]]]
         if self.states:
             slots = torch.tensor([source.slot for source in sources], device=self.store.device)
             for key, value in self.states.items():
                 value[rows] = self.store.states[key][slots]
-        for n, entry in enumerate(entries):
-            entry.row, entry.clean = old + n, held
+        for n, (entry, source) in enumerate(zip(entries, sources, strict=True)):
+            # of what another has read, whole pages are shared, and the rest is on the desk alone
+            whole = held // self.store.size * self.store.size
+            entry.row, entry.clean = old + n, held if entry is source else whole
         self.entries = [*self.entries, *entries]
-        self.plain = all(entry.thoughts.rule is None for entry in self.entries)
 
     def save(self, entry: Entry, end: int) -> None:
         """Write a row's tokens that its pages lack, up to `end`, into them."""
-        start, row = entry.clean, entry.row
-        if start >= end:
+        if entry.clean >= end:
             return
-        places = self.store.places([entry.pages], end)[0, start:]
         for key, value in self.paged.items():
-            self.store.paged[key][places] = value[row, start:end]
+            table = self.store.table[key]
+            start = max(entry.clean, entry.pages[table].count(HOLE) * self.store.size)
+            if start < end:
+                places = self.store.places([entry], end, table)[0, start:]
+                self.store.paged[key][places] = value[entry.row, start:end]
         entry.clean = end
 
     def leave(self, gone: Sequence[Entry], *, spoilt: bool) -> None:
@@ -189,7 +190,6 @@ class Desk(View):
         if not stay:  # the next ones may be few and short
             self.paged, self.states = {}, {}
             self.space, self.capacity, self.careful = 0, 0, False
-        self.plain = all(entry.thoughts.rule is None for entry in self.entries)
 
     def reserve(self, rows: int, tokens: int) -> None:
         """Make room for so many rows of so many tokens."""

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from etude.engine.desk import Desk
-from etude.engine.entry import Entry, budgeted, failed, over
+from etude.engine.entry import Entry
+from etude.engine.ledger import Ledger
 from etude.engine.loop import Loop
+from etude.engine.pages import follow, root
 from etude.engine.request import Answer, Delta, GenRequest, ids_of
 from etude.engine.runner import Runner
 from etude.engine.scheduler import Scheduler
@@ -19,8 +21,9 @@ from etude.engine.thinking import thoughts
 from etude.errors import EtudeError
 from etude.nn.cache import State
 from etude.nn.decoder import Decoder
-
-MOST = 65_536  # tokens of all pages unless said otherwise
+from etude.nn.int8 import int8
+from etude.nn.moe import Router
+from etude.ops import native
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +62,19 @@ class Engine:
 
     def __init__(self, model: Decoder, tokenizer: Any = None, settings: Settings | None = None):
         self.settings = asked = settings or Settings()
-        self.model = model
+        self.model = model = int8(model) if asked.weights == "int8" else model
+        self.kernels = model.kernels or (asked.kernels and native.build())
         own = model.published.tokenizer if model.published else None
         self.tokenizer = (tokenizer or own) if asked.text else None
         guesses = _guesses(model, asked)
-        longest = model.arch.max_length
-        pages = asked.pages or max(
-            -(-longest // asked.page_size),
-            min(asked.max_running * longest, MOST) // asked.page_size,
-        )
-        slots = asked.max_running + (asked.snapshots if asked.reuse else 0)
-        size, ahead = asked.page_size, guesses > 0
-        self.store = Store(model, pages=pages, size=size, slots=slots, ahead=ahead)
+        self.store = Store(model, asked, guesses=guesses)
         self.desk = Desk(self.store)
-        self.scheduler = Scheduler(self.store, self.desk, asked)
-        self.runner = Runner(model, self.store, self.desk, guesses=ahead)
+        self.ledger = Ledger(self.store, self.desk, asked)
+        self.scheduler = Scheduler(self.ledger, self.desk, asked)
+        self.runner = Runner(model, self.store, self.desk, guesses=guesses > 0)
         self.loop = Loop(self.runner, self.scheduler, guesses)
-        self.context = min(longest, pages * asked.page_size)
+        self.context = self.store.context
+        self.routed = any(isinstance(part, Router) for part in model.layers.modules())
         self._number = self._steps = 0
         self._timed = False
 
@@ -83,7 +82,7 @@ class Engine:
 
     @torch.inference_mode()
     def submit(self, request: GenRequest) -> str:
-        """Take a request in; what is wrong with it is told by its last delta.
+        """Take a request in; what is wrong with it is told by the last delta of its answers.
 
         Returns:
             Its id.
@@ -97,23 +96,25 @@ class Engine:
             raise EtudeError("request", f"id {name!r} is taken", "an id of its own")
         if request.stops.texts and self.tokenizer is None:
             raise EtudeError("stop texts", "this model has no tokenizer", "stop ids")
-        now, prompt = self.settings.clock(), list(request.prompt)
-        limit = budgeted(request, len(prompt), self.context)
-        writer = None
-        if self.tokenizer is not None:
-            stops = request.stops
-            writer = Writer(self.tokenizer.stream(), stops.texts, shown=stops.shown)
-        counting = thoughts(request.thinking, limit - len(prompt))
-        entry = Entry(
-            name, request, self._number, now, prompt, len(prompt), limit, counting, writer
-        )
-        entry.sealed, entry.touched = not request.open, now
-        self._number += 1
         self._timed |= request.limits.seconds is not None
-        self.loop.live[name] = entry
-        if not self._refused(entry, prompt):
-            self.scheduler.add(entry)
+        for choice in range(1 if request.open else request.sampling.n):
+            self._begin(name, choice, request, list(request.prompt), sealed=not request.open)
         return name
+
+    def _begin(
+        self, name: str, choice: int, request: GenRequest, prompt: list[int], *, sealed: bool
+    ) -> None:
+        """Let one answer of a request wait for its turn."""
+        now, stops, writer = self.settings.clock(), request.stops, None
+        if self.tokenizer is not None:
+            writer = Writer(self.tokenizer.stream(), stops.texts, shown=stops.shown)
+        seed = request.sampling.key(choice)
+        entry = Entry(name, choice, request, self._number, now, prompt, seed, writer, sealed=sealed)
+        self._number += 1
+        self.loop.live.setdefault(name, []).append(entry)
+        if self._fits(entry, prompt):
+            self._touch(entry)
+            self.scheduler.add(entry)
 
     @torch.inference_mode()
     def extend(self, id: str, ids: Sequence[int]) -> int:
@@ -123,21 +124,26 @@ class Engine:
             EtudeError: there is no such open prompt.
         """
         entry, more = self._open(id), list(ids_of(ids))
-        if not self._refused(entry, [*entry.known, *more]):
+        if self._fits(entry, [*entry.known, *more]):
             entry.known += more
             self._touch(entry)
         return len(entry.known)
 
     @torch.inference_mode()
     def seal(self, id: str) -> None:
-        """End an open prompt: the answer begins.
+        """End an open prompt: its answers begin.
 
         Raises:
             EtudeError: there is no such open prompt.
         """
         entry = self._open(id)
         entry.sealed = True
-        if not self._refused(entry, entry.known):
+        if not entry.running:  # whole prompts wait before open ones
+            self.scheduler.waiting.remove(entry)
+            self.scheduler.add(entry)
+        for choice in range(1, entry.request.sampling.n):
+            self._begin(id, choice, entry.request, list(entry.known), sealed=True)
+        if self._fits(entry, entry.known):
             self._touch(entry)
 
     @torch.inference_mode()
@@ -150,7 +156,7 @@ class Engine:
         entry = self._open(id)
         if not 0 <= mark <= len(entry.known):
             raise EtudeError("rewind", str(mark), f"0 to {len(entry.known)}")
-        del entry.known[mark:]
+        del entry.known[mark:], entry.routes[mark:]
         if entry.computed > max(mark - 1, 0):
             # what is known of the prompt is found again by its content
             self.scheduler.preempt(entry)
@@ -159,9 +165,7 @@ class Engine:
     @torch.inference_mode()
     def cancel(self, id: str) -> None:
         """End a request now; one that is over already is left alone."""
-        entry = self.loop.live.get(id)
-        if entry is not None:
-            self.loop.end([entry], [over(entry, "cancelled")])
+        self.loop.end([(entry, entry.over("cancelled")) for entry in self.loop.live.get(id, ())])
 
     @property
     def busy(self) -> bool:
@@ -181,7 +185,8 @@ class Engine:
         plan = self.scheduler.plan()
         if plan.rows or plan.spans:
             self._steps += 1
-            self.loop.launch(plan)
+            with native.lent(self.kernels):
+                self.loop.launch(plan)
         if self.settings.debug:
             self.check()
         told, self.loop.told = self.loop.told, []
@@ -191,27 +196,28 @@ class Engine:
         """Answer requests and wait for all of them; nothing else is told meanwhile.
 
         Returns:
-            One answer per request, in their order.
+            The answers of the requests in their order, those of one side by side.
 
         Raises:
             EtudeError: one of them is open, so that nobody could seal it.
         """
         if any(request.open for request in requests):
             raise EtudeError("run", "an open prompt", "whole ones", "submit it, and turn `step`")
+        answers: dict[tuple[str, int], Answer] = {}
         names: list[str] = []
         try:
             for request in requests:
                 names.append(self.submit(request))
-            answers = {name: Answer() for name in names}
+                answers |= {(names[-1], n): Answer() for n in range(request.sampling.n)}
             left = len(answers)
             while left:
                 for delta in self.step():
-                    if delta.id in answers:
-                        answers[delta.id].add(delta)
+                    if (answer := answers.get((delta.id, delta.choice))) is not None:
+                        answer.add(delta)
                         left -= delta.finish is not None
         finally:
             self._drop(names)
-        return [answers[name] for name in names]
+        return list(answers.values())
 
     def _drop(self, names: Sequence[str]) -> None:
         for name in names:
@@ -232,12 +238,21 @@ class Engine:
 
     def stats(self) -> Stats:
         """Counts since the engine was made, and what is held now."""
-        plan, drafts = self.scheduler, (self.loop.drafted, self.loop.accepted)
-        held = plan.slots.count - plan.slots.free
-        sizes = len(plan.waiting), len(plan.reading), len(self.desk.entries)
-        reuse = plan.pages.asked, plan.pages.hits
-        kept = plan.pages.held, held, len(plan.snapshots), plan.preempted
-        return Stats(*sizes, *kept, *reuse, *drafts, self._steps)
+        plan, held = self.scheduler, self.ledger
+        return Stats(
+            waiting=len(plan.waiting),
+            reading=len(plan.reading),
+            writing=len(self.desk.entries),
+            pages=sum(pages.held for pages in held.tables),
+            slots=self.settings.max_running - len(held.free),
+            snapshots=held.tables[0].snapshots,
+            preempted=plan.preempted,
+            prompt_tokens=held.asked,
+            reused_tokens=held.hits,
+            drafted=self.loop.drafted,
+            accepted=self.loop.accepted,
+            steps=self._steps,
+        )
 
     def check(self) -> None:
         """Compare all counts with what the live requests hold.
@@ -245,59 +260,60 @@ class Engine:
         Raises:
             EtudeError: a page, slot or row is lost, or has two owners.
         """
-        self.scheduler.check(list(self.loop.live.values()))
+        self.ledger.check([entry for entries in self.loop.live.values() for entry in entries])
 
     def _expire(self) -> None:
         if not self._timed:
             return
         now, live = self.settings.clock(), self.loop.live.values()
         timed = [
-            (e, e.request.limits.seconds) for e in live if e.request.limits.seconds is not None
+            one for entries in live for one in entries if one.request.limits.seconds is not None
         ]
-        late = [entry for entry, seconds in timed if now - entry.arrived >= seconds]
+        late = [one for one in timed if now - one.arrived >= (one.request.limits.seconds or 0)]
         self._timed = len(timed) > len(late)
-        self.loop.end(late, [over(entry, "deadline") for entry in late])
+        self.loop.end([(entry, entry.over("deadline")) for entry in late])
 
-    def _refused(self, entry: Entry, ids: list[int]) -> bool:
-        """End a request whose prompt cannot be read, or that speaks of ids that there are not."""
-        vocab, code, told = self.model.arch.vocab, "invalid_request", ""
-        stray = [id for id in _named(entry.request) if not 0 <= id < vocab]
+    def _fits(self, entry: Entry, ids: list[int]) -> bool:
+        """End a request whose prompt cannot be read, or that asks for what there is not."""
+        arch, code, told, request = self.model.arch, "invalid_request", "", entry.request
+        given = [*request.sampling.bias, *(request.thinking.close if request.thinking else ())]
+        stray = [id for id in given if not 0 <= id < arch.vocab]
         if stray:
-            told = f"bias or thinking: has id {stray[0]}, expected 0 to {vocab - 1}"
+            told = f"bias or thinking: has id {stray[0]}, expected 0 to {arch.vocab - 1}"
+        elif request.want.routes and not self.routed:
+            told = "routes: are wanted, but this model has no experts"
         elif entry.sealed and not ids:
             told = "prompt: is empty, expected one token at least"
-        elif ids and not 0 <= min(ids) <= max(ids) < vocab:
-            told = f"prompt: has ids {min(ids)} to {max(ids)}, expected 0 to {vocab - 1}"
+        elif ids and not 0 <= min(ids) <= max(ids) < arch.vocab:
+            told = f"prompt: has ids {min(ids)} to {max(ids)}, expected 0 to {arch.vocab - 1}"
         elif len(ids) >= self.context:
             code = "context_length_exceeded"
-            bound = "the model's length" if self.context == self.model.arch.max_length else "pages"
+            bound = "the model's length" if self.context == arch.max_length else "pages"
             told = (
                 f"prompt: has {len(ids)} tokens, expected fewer than {bound} allow, {self.context}"
             )
         if told:
-            self.loop.end([entry], [failed(entry, code, told)])
-        return bool(told)
+            self.loop.end([(entry, entry.failed(code, told))])
+        return not told
 
     def _open(self, id: str) -> Entry:
-        entry = self.loop.live.get(id)
-        if entry is None or entry.sealed:
-            found = "no such request" if entry is None else "its prompt is sealed"
+        live = self.loop.live.get(id)
+        if not live or live[0].sealed:
+            found = "no such request" if not live else "its prompt is sealed"
             raise EtudeError("request", f"{id!r}: {found}", "a live request that is open")
-        return entry
+        return live[0]
 
     def _touch(self, entry: Entry) -> None:
-        """Note that an open prompt has changed."""
-        entry.prompt = len(entry.known)
-        entry.limit = budgeted(entry.request, entry.prompt, self.context)
-        entry.thoughts = thoughts(entry.request.thinking, entry.limit - entry.prompt)
+        """Note that a prompt is new or has changed."""
+        request, entry.prompt = entry.request, len(entry.known)
+        asked = request.limits.max_tokens
+        entry.limit = self.context if asked is None else min(self.context, entry.prompt + asked)
+        entry.thoughts = thoughts(request.thinking, entry.limit - entry.prompt)
         entry.touched, entry.parked = self.settings.clock(), False
+        if entry.sealed and not (self.settings.deterministic or request.want.prompt):
+            entry.alike = follow(root(request.owner), [*entry.known, -1 - request.want.routes])
         if entry.running:
-            self.scheduler.mark(entry)
-
-
-def _named(request: GenRequest) -> list[int]:
-    """Ids that a request gives or forces, beside its prompt."""
-    return [*request.sampling.bias, *(request.thinking.close if request.thinking else ())]
+            self.ledger.mark(entry)
 
 
 def _guesses(model: Decoder, asked: Settings) -> int:

@@ -3,15 +3,13 @@
 What a row samples depends on its seed, its prompt and its position, never on its neighbours.
 """
 
-import hashlib
 import operator
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
 
 from etude.engine.engine import Engine
-from etude.engine.request import Delta, GenRequest, Limits, Sampling, Stops, Want, ids_of
+from etude.engine.request import Delta, GenRequest, Limits, Sampling, Stops, Want, ids_of, mixed
 from etude.engine.settings import Settings
 from etude.errors import EtudeError
 from etude.nn.decoder import Decoder
@@ -35,6 +33,13 @@ class Completion:
     logp: list[float] = field(default_factory=list)
     finish: str = "length"
 
+    def add(self, delta: Delta) -> bool:
+        """Take in what is new; return whether that was all."""
+        self.tokens += delta.token_ids
+        self.logp += delta.logp
+        self.finish = delta.finish or self.finish
+        return delta.finish is not None
+
 
 def generate(
     model: Decoder,
@@ -47,6 +52,8 @@ def generate(
     seed: SupportsIndex | Iterable[SupportsIndex] = 0,
     stop: Iterable[SupportsIndex] = (),
     on_token: Callable[[int, int], None] | None = None,
+    weights: str = "stored",
+    kernels: bool = False,
 ) -> list[Completion]:
     """Write after each prompt.
 
@@ -60,25 +67,26 @@ def generate(
         seed: one for all rows, or one per row. Equal prompts with equal seeds write the same.
         stop: ids that end a row.
         on_token: called as (row, token) for each new token, step by step.
+        weights, kernels: as in `Settings`; `nn.int8.int8_` rounds for more than one call.
 
     Returns:
         One completion per prompt, in their order.
 
     Raises:
-        EtudeError: an empty prompt, an id outside the vocabulary, no room after a prompt, `stop`
-            that are no ids, or logits that are not finite.
+        EtudeError: an empty prompt, an id outside the vocabulary, no room after a prompt,
+            negative `max_tokens`, `stop` that are no ids, or logits that are not finite.
     """
-    _check(model, prompts)
+    _check(model, prompts, max_tokens)
     seeds = _seeds(seed, len(prompts))
     done, stops = [Completion() for _ in prompts], Stops(ids_of(stop, "stop ids"))
-    if max_tokens <= 0 or not done:
+    if not max_tokens or not done:
         return done
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     requests = [
         _request(prompt, one, max_tokens, stops, want=Want(logp="tempered"), **how)
         for prompt, one in zip(prompts, seeds, strict=True)
     ]
-    engine = Engine(model, settings=_settings(model, prompts, max_tokens))
+    engine = Engine(model, settings=_settings(model, prompts, max_tokens, weights, kernels))
     rows = {engine.submit(request): row for row, request in enumerate(requests)}
     left = len(rows)
     while left:
@@ -87,11 +95,7 @@ def generate(
             ((rows[delta.id], delta) for delta in engine.step()), key=lambda pair: pair[0]
         ):
             _raise(row, delta)
-            done[row].tokens += delta.token_ids
-            done[row].logp += delta.logp
-            if delta.finish:
-                done[row].finish = delta.finish
-                left -= 1
+            left -= done[row].add(delta)
             if on_token:
                 for token in delta.token_ids:
                     on_token(row, token)
@@ -119,7 +123,7 @@ def stream(
         engine: of this model, with nothing else to do; it remembers earlier prompts, so that of a
             longer talk only the end is read. None makes one.
     """
-    _check(model, [prompt])
+    _check(model, [prompt], max_tokens)
     if max_tokens <= 0:
         return
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -154,7 +158,13 @@ class Talker:
             raise
 
 
-def _settings(model: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) -> Settings:
+def _settings(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    weights: str = "stored",
+    kernels: bool = False,
+) -> Settings:
     """As much room as the largest rows that decode together can fill."""
     longest = model.arch.max_length
     needs = sorted(-(-min(len(prompt) + max_tokens, longest) // PAGE) for prompt in prompts)
@@ -165,6 +175,8 @@ def _settings(model: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int)
         token_budget=max(BUDGET, ROWS),
         reuse=False,
         speculate=0,
+        weights=weights,
+        kernels=kernels,
         text=False,
     )
 
@@ -178,7 +190,8 @@ def _request(
     want: Want,
     **how: Any,
 ) -> GenRequest:
-    sampling = Sampling(seed=_key(seed, prompt), **how)
+    # the prompt is part of the key: one seed for a whole test must not give all items one draw
+    sampling = Sampling(seed=mixed(seed & (2**63 - 1), *prompt), **how)
     return GenRequest(prompt, sampling, Limits(max_tokens=max_tokens), stops, want=want)
 
 
@@ -201,7 +214,9 @@ def _raise(row: int, delta: Delta) -> None:
         raise EtudeError(f"prompt {row}", f"{delta.failure.code}: {delta.failure.message}", code=1)
 
 
-def _check(model: Decoder, prompts: Sequence[Sequence[int]]) -> None:
+def _check(model: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    if max_tokens < 0:
+        raise EtudeError("max_tokens", str(max_tokens), "0 or more")
     longest, vocab = model.arch.max_length, model.arch.vocab
     for row, prompt in enumerate(prompts):
         where = f"prompt {row}"
@@ -213,9 +228,3 @@ def _check(model: Decoder, prompts: Sequence[Sequence[int]]) -> None:
             )
         if min(prompt) < 0 or max(prompt) >= vocab:
             raise EtudeError(where, f"has ids {min(prompt)} to {max(prompt)}", f"0 to {vocab - 1}")
-
-
-def _key(seed: int, prompt: Sequence[int]) -> int:
-    # the prompt is part of the key: one seed for a whole test must not give all items one draw
-    text = array("q", [seed & (2**63 - 1), *prompt]).tobytes()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)

@@ -1,55 +1,62 @@
 """Pages of the caches: who holds which, and which prefix of a prompt is already there.
 
-A page holds a fixed number of tokens in every layer that remembers each token. It is free, held by
-one or more requests, or kept: nobody holds it, but its content may serve a later prompt until the
-room is needed.
+A page holds a fixed number of tokens in every layer of its kind. It is free, held by one or more
+requests, or kept: nobody holds it, but its content may serve a later prompt until the room is
+needed.
 """
 
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from etude.errors import EtudeError
+from etude.typing import Tensor
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A full page whose content is known: its key, its tokens, and the state after them, if kept.
+    """A full page whose content is known.
 
     Args:
         key: digest of all tokens up to the page's end, and of the owner.
         tokens: of the page; compared again on a hit.
         page: where they are.
         snapshot: slot with the recurrent state after the last of them, or -1.
+        routes: experts [layers, active] that each of them chose, where somebody wanted to know.
     """
 
     key: bytes
     tokens: tuple[int, ...]
     page: int
     snapshot: int = -1
+    routes: list[Tensor] | None = None
 
 
 class Pages:
-    """Counts who holds each page, and finds pages by content.
+    """Counts who holds each page of one kind, and finds pages by content.
 
     Args:
         count: pages in all.
         size: tokens of a page.
-        forget: told of each snapshot slot whose page has been given away.
+        reach: tokens that the newest one reads, itself included; None is all there are.
+        slots: for states after known pages; the longest unused one makes room.
     """
 
-    def __init__(self, count: int, size: int, forget: Callable[[int], None] = lambda slot: None):
-        self.count, self.size, self._forget = count, size, forget
+    def __init__(
+        self, count: int, size: int, *, reach: int | None = None, slots: Iterable[int] = ()
+    ):
+        self.count, self.size, self.reach = count, size, reach
         self._free = list(range(count - 1, -1, -1))
         self._holds = [0] * count
         self._nodes: dict[bytes, Node] = {}
         self._by_page: dict[int, Node] = {}
-        # least recently used first; who holds a page holds all before it, and lets the last go
-        # first, so a page never outlives the ones it follows
+        # least recently used first; who holds a page holds all before it that are read, and lets
+        # the last go first, so a page never outlives the ones it follows
         self._kept: OrderedDict[int, None] = OrderedDict()
-        self.hits = self.asked = 0  # tokens of prompts found here, and looked for
+        self._slots = list(slots)
+        self._states: OrderedDict[int, Node] = OrderedDict()  # by slot
 
     @property
     def available(self) -> int:
@@ -61,9 +68,21 @@ class Pages:
         """Pages that requests hold."""
         return self.count - self.available
 
+    @property
+    def snapshots(self) -> int:
+        """States that are kept."""
+        return len(self._states)
+
     def needed(self, tokens: int) -> int:
         """Pages that hold so many tokens."""
         return -(-tokens // self.size)
+
+    def behind(self, tokens: int) -> int:
+        """Pages at the start that nothing reads again once so many tokens, one at least, are there.
+
+        The page of the last token is never one of them.
+        """
+        return 0 if self.reach is None else max(0, tokens - self.reach) // self.size
 
     def take(self, count: int) -> list[int] | None:
         """Take pages, the longest unused ones of other prompts if need be; None if too few."""
@@ -103,27 +122,19 @@ class Pages:
                 else:
                     self._free.append(page)
 
-    def find(self, owner: str, tokens: Sequence[int], limit: int) -> list[Node]:
-        """Return the pages that hold the start of a prompt, up to `limit` tokens."""
-        found, key = [], root(owner)
-        for start in range(0, limit - self.size + 1, self.size):
-            part = tuple(tokens[start : start + self.size])
-            key = follow(key, part)
-            node = self._nodes.get(key)
-            if node is None or node.tokens != part:
-                break
-            found.append(node)
-        return found
+    def find(self, key: bytes, tokens: tuple[int, ...]) -> Node | None:
+        """The page with these tokens behind those that its key stands for."""
+        node = self._nodes.get(key)
+        return node if node is not None and node.tokens == tokens else None
 
-    def publish(self, parent: bytes, tokens: tuple[int, ...], page: int) -> Node:
+    def publish(self, key: bytes, tokens: tuple[int, ...], page: int) -> Node:
         """Make the content of a full, held page known.
 
         Returns:
             The node of this content: of the page, or of an equal one that was known before.
         """
-        key = follow(parent, tokens)
-        known = self._nodes.get(key)
-        if known is not None and known.tokens == tokens:
+        known = self.find(key, tokens)
+        if known is not None:
             return known
         node = Node(key, tokens, page)
         self._nodes[key] = self._by_page[page] = node
@@ -138,6 +149,20 @@ class Pages:
     def node(self, page: int) -> Node | None:
         """The known content of a page."""
         return self._by_page.get(page)
+
+    def snap(self, node: Node) -> int:
+        """Give a node a slot for its state, perhaps that of another; -1 if there are none."""
+        if not self._slots and self._states:
+            slot, old = self._states.popitem(last=False)
+            self._slots, old.snapshot = [slot], -1
+        if self._slots:
+            node.snapshot = self._slots.pop()
+            self._states[node.snapshot] = node
+        return node.snapshot
+
+    def used(self, node: Node) -> None:
+        """Note that the state of a node was read."""
+        self._states.move_to_end(node.snapshot)
 
     def check(self, holders: Sequence[Sequence[int]]) -> None:
         """Compare the counts with what the live requests hold.
@@ -154,14 +179,16 @@ class Pages:
             if held != known or (held == 0) != (page in idle):
                 found = f"page {page} counted {known} times, held {held} times"
                 raise EtudeError("page pool", found, "as often as it is held")
-        if len(idle) != self.available:
-            raise EtudeError("page pool", "a page that is free twice", "each page once")
+        slots = [*self._slots, *self._states]
+        if len(idle) != self.available or len(slots) != len(set(slots)):
+            raise EtudeError("page pool", "a page or slot that is free twice", "each once")
 
     def _drop(self, page: int) -> None:
         node = self._by_page.pop(page)
         del self._nodes[node.key]
         if node.snapshot >= 0:
-            self._forget(node.snapshot)
+            del self._states[node.snapshot]
+            self._slots.append(node.snapshot)
             node.snapshot = -1
 
 
@@ -171,69 +198,5 @@ def root(owner: str) -> bytes:
 
 
 def follow(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """Key of the page with these tokens behind the one whose key is `parent`."""
+    """Key of the tokens behind those whose key is `parent`."""
     return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
-
-
-class Slots:
-    """Numbered places, each with one owner at most.
-
-    Args:
-        count: places in all.
-        first: the number of the first.
-    """
-
-    def __init__(self, count: int, first: int = 0):
-        self.count = count
-        self._free = list(range(first + count - 1, first - 1, -1))
-
-    @property
-    def free(self) -> int:
-        """Places that nobody has."""
-        return len(self._free)
-
-    def take(self) -> int:
-        """Take a place; -1 if there is none."""
-        return self._free.pop() if self._free else -1
-
-    def release(self, slot: int) -> None:
-        """Give a place back.
-
-        Raises:
-            EtudeError: it was not taken.
-        """
-        if slot in self._free:
-            raise EtudeError("state slots", f"slot {slot} let go twice", "a taken slot")
-        self._free.append(slot)
-
-
-class Snapshots:
-    """Slots of states after known pages; the longest unused one makes room."""
-
-    def __init__(self, slots: Slots):
-        self._slots = slots
-        self._held: OrderedDict[int, Node] = OrderedDict()
-
-    def take(self, node: Node) -> int:
-        """Give a node a slot, perhaps that of another; -1 if there are none at all."""
-        slot = self._slots.take()
-        if slot < 0:
-            if not self._held:
-                return -1
-            slot, old = self._held.popitem(last=False)
-            old.snapshot = -1
-        node.snapshot = slot
-        self._held[slot] = node
-        return slot
-
-    def used(self, node: Node) -> None:
-        """Note that a state was read."""
-        self._held.move_to_end(node.snapshot)
-
-    def forget(self, slot: int) -> None:
-        """Free the slot of a page that was given away."""
-        del self._held[slot]
-        self._slots.release(slot)
-
-    def __len__(self) -> int:
-        return len(self._held)

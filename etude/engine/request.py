@@ -1,20 +1,24 @@
 """What is asked of the engine and what comes back; a request is checked before anything runs."""
 
+import hashlib
 import math
 import operator
+from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal
 
 from etude.errors import EtudeError
+from etude.typing import Tensor
 
 Priority = Literal["speech", "interactive", "batch"]
 RANKS: dict[str, int] = {"speech": 0, "interactive": 1, "batch": 2}
 Kind = Literal["reasoning", "content"]
 Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
+LogpKind = Literal["raw", "tempered", "processed"]
 
-MAX_STOPS, MAX_STOP_LETTERS, MAX_BIASES = 16, 256, 1024
+MAX_STOPS, MAX_STOP_LETTERS, MAX_BIASES, MAX_CHOICES = 16, 256, 1024, 256
 COLD = 1e-5  # a lower temperature makes infinities of logits, and takes the likeliest token anyway
 MOST = 2**31 - 1  # more than any vocabulary has, and a tensor holds it
 
@@ -34,6 +38,12 @@ def ids_of(found: Any, name: str = "prompt") -> tuple[int, ...]:
 def signed(seed: int) -> int:
     """Bring an integer of any size into 64 signed bits."""
     return (seed + 2**63) % 2**64 - 2**63
+
+
+def mixed(seed: int, *more: int) -> int:
+    """A seed of its own for each other row of integers, in 64 signed bits."""
+    text = array("q", [seed, *more]).tobytes()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
 def _shown(value: Any) -> str:
@@ -80,7 +90,9 @@ class Sampling:
         presence, frequency: penalties on generated ids, once and per occurrence.
         repetition: divides positive and multiplies negative logits of ids of prompt and answer.
         bias: added to the logits of these ids.
-        seed: with the position of a token, all that its draw depends on.
+        seed: with the number of the answer and the position of a token, all that its draw depends
+            on; the first answer is the same whatever `n`.
+        n: answers; the prompt is read once for all of them.
     """
 
     temperature: float = 1.0
@@ -92,6 +104,7 @@ class Sampling:
     repetition: float = 1.0
     bias: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
+    n: int = 1
 
     def __post_init__(self) -> None:
         if len(self.bias) > MAX_BIASES:
@@ -109,13 +122,20 @@ class Sampling:
             "repetition": _number("repetition", self.repetition, 0, 2, open_low=True),
             "bias": dict(zip(ids_of(self.bias, "bias"), bias, strict=True)),
             "seed": signed(_whole("seed", self.seed, -math.inf)),
+            "n": _whole("n", self.n, 1),
         }.items():
             object.__setattr__(self, name, value)
+        if self.n > MAX_CHOICES:
+            raise EtudeError("n", _shown(self.n), f"at most {MAX_CHOICES}")
 
     @property
     def adjusts(self) -> bool:
         """Whether logits change before the temperature divides them."""
         return bool(self.bias or self.presence or self.frequency or self.repetition != 1)
+
+    def key(self, choice: int) -> int:
+        """What stands for the seed in the draws of one of the answers."""
+        return mixed(self.seed, choice) if choice else self.seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +172,18 @@ class Stops:
         texts: strings, matched across token borders; the first to be complete wins.
         shown: whether a string that was matched is part of the text.
         in_reasoning: whether strings are looked for in reasoning too.
+        ignore_eos: the ids end nothing, as if there were none.
     """
 
     ids: Collection[int] = frozenset()
     texts: tuple[str, ...] = ()
     shown: bool = False
     in_reasoning: bool = False
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", frozenset(ids_of(self.ids, "stop ids")))
+        ids = frozenset(ids_of(self.ids, "stop ids"))
+        object.__setattr__(self, "ids", frozenset() if self.ignore_eos else ids)
         if isinstance(self.texts, str):
             raise EtudeError("stop texts", "one string", "a sequence of strings")
         object.__setattr__(self, "texts", tuple(self.texts))
@@ -203,18 +226,30 @@ class Want:
     """What comes back beside tokens.
 
     Args:
-        logp: log-probability of each token: of the model's own distribution ("raw") or of the one
-            at the sampling temperature ("tempered", what a policy is trained with); None spares it.
-        top: also that many of the likeliest ids at each position, with theirs.
-        prompt: also the log-probability of each id of the prompt; the request then reuses nothing.
+        logp: log-probability of each token; None spares it. "raw" is of the model's own
+            distribution; "tempered" of the one at the sampling temperature, with which a policy is
+            trained; "processed" of the one that is drawn from, after bias, penalties, temperature
+            and cuts, where a forced id may have -inf. Temperature 0 leaves the logits as they are.
+        top: also that many of the likeliest ids at each position, with theirs: of the processed
+            distribution where `logp` is of that, else of the raw one.
+        prompt: also the raw log-probability of each id of the prompt; the request then reuses
+            nothing.
+        routes: also the experts that each id chose in each MoE layer of the trunk, for training
+            with the same ones. The last id of an answer is never read, so it has none.
     """
 
-    logp: Literal["raw", "tempered"] | None = None
+    logp: LogpKind | None = None
     top: int = 0
     prompt: bool = False
+    routes: bool = False
 
     def __post_init__(self) -> None:
         _whole("top", self.top, 0)
+
+    @property
+    def ranked(self) -> LogpKind:
+        """Of which distribution the likeliest ids are."""
+        return "processed" if self.logp == "processed" else "raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,30 +302,35 @@ class Delta:
 
     Args:
         id: of the request.
+        choice: which of its answers.
         token_ids: new ids, the one that stopped it included.
         text: complete characters that became certain; empty without a tokenizer.
         kind: of tokens and text.
         logp: of each token, where wanted.
         top: of each token, where wanted.
         prompt_logp: of the prompt's ids from the second on, in the first delta, where wanted.
-        finish: set in the last delta of a request.
+        routes: int16 [tokens, layers, active] of prompt and answer but for its last id, in the last
+            delta, where wanted.
+        finish: set in the last delta of an answer.
         failure: set when that is `error`.
     """
 
     id: str
+    choice: int = 0
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     kind: Kind = "content"
     logp: list[float] = field(default_factory=list)
     top: list[Top] = field(default_factory=list)
     prompt_logp: list[float] | None = None
+    routes: Tensor | None = None
     finish: Finish | None = None
     failure: Failure | None = None
 
 
 @dataclass(slots=True)
 class Answer:
-    """All deltas of a request in one."""
+    """All deltas of an answer in one."""
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -298,6 +338,7 @@ class Answer:
     logp: list[float] = field(default_factory=list)
     top: list[Top] = field(default_factory=list)
     prompt_logp: list[float] | None = None
+    routes: Tensor | None = None
     finish: Finish | None = None
     failure: Failure | None = None
 
@@ -312,4 +353,4 @@ class Answer:
             self.text += delta.text
         if delta.prompt_logp is not None:  # of a prompt of one id there are none, and that is told
             self.prompt_logp = delta.prompt_logp
-        self.finish, self.failure = delta.finish, delta.failure
+        self.routes, self.finish, self.failure = delta.routes, delta.finish, delta.failure

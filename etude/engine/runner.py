@@ -19,17 +19,26 @@ SCORED = 2**24  # logits of a prompt that are made at once, where they are wante
 
 @dataclass(slots=True)
 class Span:
-    """Tokens that one request reads in a pass."""
+    """Tokens that one request reads in a pass.
+
+    Args:
+        entry: who.
+        start: tokens that it has read before.
+        count: tokens that it reads.
+        last: whether its next id can be chosen then, and those of its twins.
+        twins: requests with the same prompt, which go on from what this one reads.
+    """
 
     entry: Entry
     start: int
     count: int
+    last: bool
+    twins: list[Entry] = field(default_factory=list)
 
     @property
-    def completes(self) -> bool:
-        """Whether the next id can be chosen after this."""
-        entry = self.entry
-        return entry.sealed and self.start + self.count == len(entry.known)
+    def ends(self) -> list[Entry]:
+        """Whose next id is chosen after this."""
+        return [self.entry, *self.twins] if self.last else []
 
 
 @dataclass(slots=True)
@@ -46,19 +55,21 @@ class Done:
 
     Attributes:
         plan: what ran.
-        logits: [R, V] of the places for which an id is chosen.
-        entries: the request of each of those.
-        rows: the same with guesses and forced ids; None where there are none.
+        blocks: its spans, those together that ran as rows of one block.
         views: memory of each block; the desk first, if it took part.
-        raw: what the trunk gave for each block, [B, T, D].
+        raw: what the trunk gave for each, [B, T, D].
+        routes: experts [B, T, layers, active] that the tokens of each chose; none if nobody asks.
+        rows: the places for which an id is chosen.
+        logits: [R, V] of each of them.
     """
 
     plan: Plan
-    logits: Tensor
-    entries: Sequence[Entry]
-    rows: list[Row] | None
-    views: list[View]
+    blocks: list[list[Span]]
+    views: list[Desk | Reading]
     raw: list[Tensor]
+    routes: list[Tensor]
+    rows: list[Row] = field(default_factory=list)
+    logits: Tensor | None = None
 
 
 class Runner:
@@ -81,21 +92,36 @@ class Runner:
             plan: what to run.
             apart: `plan.rows` are some rows of the desk only, and guesses are left out.
         """
-        views: list[View] = []
+        blocks: dict[tuple[int, int], list[Span]] = {}
+        for span in plan.spans:
+            blocks.setdefault((span.start, span.count), []).append(span)
+        views: list[Desk | Reading] = []
         ids: list[Tensor] = []
         if plan.rows:
             ids.append(self._write(plan.rows, apart=apart))
             views.append(self.desk)
-        blocks: dict[tuple[int, int], list[Span]] = {}
-        for span in plan.spans:
-            blocks.setdefault((span.start, span.count), []).append(span)
         for (start, count), spans in blocks.items():
             entries = [span.entry for span in spans]
             views.append(Reading(self.store, entries, start, count))
-            rows = [entry.known[start : start + count] for entry in entries]
-            ids.append(torch.tensor(rows, device=self.store.device))
-        raw = self._pass(views, ids)
-        return self._done(plan, views, raw, list(blocks.values()), apart=apart)
+            ids.append(self.ids([entry.known[start : start + count] for entry in entries]))
+        ctx = _joint(views)
+        work = [*plan.rows, *(span.entry for span in plan.spans)]
+        ctx.routes = [] if any(entry.request.want.routes for entry in work) else None
+        x = _flat([self.embed(new, view.ctx.index) for new, view in zip(ids, views, strict=True)])
+        raw = _split(self.model.trunk(x, ctx), views)
+        routes: list[Tensor] = []
+        if ctx.routes:
+            chosen = torch.stack([route.chosen for route in ctx.routes], dim=2)
+            routes, ctx.routes = _split(chosen.to("cpu", torch.int16), views), None
+        done = Done(plan, list(blocks.values()), views, raw, routes)
+        self._choices(done, apart=apart)
+        return done
+
+    def ids(self, rows: Sequence[Sequence[int]], width: int = 0) -> Int[Tensor, "B T"]:
+        """Ids as the model takes them, of `width` at least; rows are filled up on the right."""
+        width = max(width, *map(len, rows))
+        padded = [[*row, *[0] * (width - len(row))] for row in rows]
+        return torch.tensor(padded, device=self.store.device)
 
     def embed(self, ids: Int[Tensor, "B T"], index: Int[Tensor, "#B T"]) -> Tensor:
         """Embed ids at their places; padding may stand behind the last place there is."""
@@ -117,98 +143,61 @@ class Runner:
         embedded = [
             self.embed(ids, view.ctx.index + 1) for ids, view in zip(following, views, strict=True)
         ]
-        ctx = views[0].ctx if len(views) == 1 else _joint(views)
+        ctx = _joint(views)
         ctx.layer = len(self.model.layers)
-        if len(views) == 1:
-            return [mtp(hidden[0], embedded[0], ctx)]
         normed, carried = mtp(_flat(hidden), _flat(embedded), ctx)
         return list(zip(_split(normed, views), _split(carried, views), strict=True))
 
     def _write(self, entries: Sequence[Entry], *, apart: bool) -> Tensor:
         """Set the desk up for the ids that its requests know and guess; return them."""
-        if not apart and not (self.guesses and any(e.draft or _behind(e) for e in entries)):
-            self.desk.begin([entry.computed for entry in entries], 1)
-            return torch.tensor([entry.known[-1:] for entry in entries], device=self.store.device)
+        held = [entry.computed for entry in entries]
+        if not apart and not (self.guesses and any(e.draft or e.left > 1 for e in entries)):
+            self.desk.begin(held, 1)
+            return self.ids([entry.known[-1:] for entry in entries])
         new = [entry.known[entry.computed :] + ([] if apart else entry.draft) for entry in entries]
         counts = [len(row) for row in new]
-        width = max(counts)
         rows = [entry.row for entry in entries] if apart else None
-        self.desk.begin([entry.computed for entry in entries], width, counts, rows=rows)
-        padded = [row + [0] * (width - len(row)) for row in new]
-        return torch.tensor(padded, device=self.store.device)
+        self.desk.begin(held, max(counts), counts, rows=rows)
+        return self.ids(new)
 
-    def _pass(self, views: list[View], ids: list[Tensor]) -> list[Tensor]:
-        if len(views) == 1:
-            ctx = views[0].ctx
-            return [self.model.trunk(self.embed(ids[0], ctx.index), ctx)]
-        ctx = _joint(views)
-        x = _flat([self.embed(new, view.ctx.index) for new, view in zip(ids, views, strict=True)])
-        return _split(self.model.trunk(x, ctx), views)
-
-    def _done(
-        self,
-        plan: Plan,
-        views: list[View],
-        raw: list[Tensor],
-        blocks: list[list[Span]],
-        *,
-        apart: bool,
-    ) -> Done:
+    def _choices(self, done: Done, *, apart: bool) -> None:
         """Take the places for which an id is chosen, and give them logits."""
-        picked: list[Tensor] = []
-        entries: Sequence[Entry] = plan.rows
-        rows: list[Row] | None = None
-        held = raw[len(views) - len(blocks) :]
-        simple = self.desk.plain or all(entry.thoughts.next is None for entry in plan.rows)
-        if plan.rows and self.desk.width == 1 and simple:
-            picked.append(raw[0][:, 0])
+        plan, picked = done.plan, list[Tensor]()
+        if plan.rows and self.desk.width == 1:
+            done.rows = [Row(entry, (), entry.thoughts.next) for entry in plan.rows]
+            picked.append(done.raw[0][:, 0])
         elif plan.rows:
-            rows = [row for entry in plan.rows for row in _places(entry, apart=apart)]
-            entries = [row.entry for row in rows]
-            at = {id(entry): n for n, entry in enumerate(plan.rows)}
-            first = [at[id(row.entry)] for row in rows]
-            second = [
-                len(row.entry.known) - row.entry.computed - 1 + len(row.ahead) for row in rows
-            ]
-            picked.append(raw[0][first, second])
-        for spans, hidden in zip(blocks, held, strict=True):
-            ready = [n for n, span in enumerate(spans) if span.completes]
-            new = [member for n in ready for member in (spans[n].entry, *spans[n].entry.twins)]
-            at = [n for n in ready for _ in (spans[n].entry, *spans[n].entry.twins)]
-            if not at:
-                continue
-            picked.append(hidden[at, -1])
-            if rows is not None or any(entry.thoughts.next is not None for entry in new):
-                rows = [Row(entry) for entry in entries] if rows is None else rows
-                rows += [Row(entry, (), entry.thoughts.next) for entry in new]
-            entries = [*entries, *new]
-        self._score(blocks, held)
-        if not picked:
-            logits = self.store.weight.new_empty(0, self.model.arch.vocab)
-            return Done(plan, logits, entries, rows, views, raw)
-        hidden = picked[0] if len(picked) == 1 else torch.cat(picked)
-        return Done(plan, self.model.logits(self.model.norm(hidden)), entries, rows, views, raw)
+            at: tuple[list[int], list[int]] = [], []
+            for n, entry in enumerate(plan.rows):
+                mine = _places(entry, apart=apart)
+                at[0].extend([n] * len(mine))
+                at[1].extend(range(entry.left - 1, entry.left - 1 + len(mine)))
+                done.rows += mine
+            picked.append(done.raw[0][at])
+        for spans, hidden in zip(done.blocks, done.raw[bool(plan.rows) :], strict=True):
+            ready = [n for n, span in enumerate(spans) for _ in span.ends]
+            if ready:
+                ends = [entry for span in spans for entry in span.ends]
+                done.rows += [Row(entry, (), entry.thoughts.next) for entry in ends]
+                picked.append(hidden[ready, -1])
+            self._score(spans, hidden)
+        if picked:
+            done.logits = self.model.logits(self.model.norm(torch.cat(picked)))
 
-    def _score(self, blocks: list[list[Span]], held: Sequence[Tensor]) -> None:
+    def _score(self, spans: list[Span], hidden: Tensor) -> None:
         """Note the log-probabilities of prompts, where they are wanted."""
         size = max(1, SCORED // self.model.arch.vocab)
-        for spans, hidden in zip(blocks, held, strict=True):
-            for n, span in enumerate(spans):
-                entry, start = span.entry, span.start
-                if not entry.request.want.prompt:
-                    continue
-                del entry.prompt_logp[start:]
-                targets = entry.known[start + 1 : min(start + span.count + 1, entry.prompt)]
-                for at in range(0, len(targets), size):
-                    part = torch.tensor(targets[at : at + size], device=self.store.device)
-                    logits = self.model.logits(self.model.norm(hidden[n, at : at + len(part)]))
-                    logp = tempered(logits, 0.0).gather(1, part.unsqueeze(1))
-                    entry.prompt_logp += logp.squeeze(1).tolist()
-
-
-def _behind(entry: Entry) -> bool:
-    """Whether ids were accepted that the states have not seen."""
-    return len(entry.known) - entry.computed > 1
+        for n, span in enumerate(spans):
+            entry, start = span.entry, span.start
+            if not entry.request.want.prompt:
+                continue
+            del entry.prompt_logp[start:]
+            targets = entry.known[start + 1 : min(start + span.count + 1, entry.prompt)]
+            for at in range(0, len(targets), size):
+                part = torch.tensor(targets[at : at + size], device=self.store.device)
+                logits = self.model.logits(self.model.norm(hidden[n, at : at + len(part)]))
+                logp = tempered(logits, 0.0).gather(1, part.unsqueeze(1))
+                entry.prompt_logp += logp.squeeze(1).tolist()
 
 
 def _places(entry: Entry, *, apart: bool) -> list[Row]:
@@ -221,8 +210,10 @@ def _places(entry: Entry, *, apart: bool) -> list[Row]:
     return rows
 
 
-def _joint(views: Sequence[View]) -> Context:
-    """What a flat pass over the tokens of all blocks tells the modules."""
+def _joint(views: Sequence[Desk | Reading]) -> Context:
+    """What a pass over the tokens of all blocks, flat unless there is one, tells the modules."""
+    if len(views) == 1:
+        return views[0].ctx
     groups, start = [], 0
     turns = {}
     for key in views[0].ctx.tables:
@@ -242,9 +233,15 @@ def _full(view: View, part: Tensor) -> Tensor:
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:
+    """Tokens [B, T, ...] of all blocks as one row; a single block stays as it is."""
+    if len(parts) == 1:
+        return parts[0]
     return torch.cat([part.flatten(0, 1) for part in parts]).unsqueeze(0)
 
 
 def _split(x: Tensor, views: Sequence[View]) -> list[Tensor]:
+    """The tokens of each block, [B, T, ...]."""
+    if len(views) == 1:
+        return [x]
     parts = x[0].split([view.rows * view.width for view in views])
     return [p.unflatten(0, (view.rows, view.width)) for p, view in zip(parts, views, strict=True)]

@@ -24,9 +24,12 @@ class Settings:
         speculate: guesses per step by the model's MTP block; None is 2 where there is one.
         deterministic: every request runs in passes of its own, of sizes that depend on its prompt
             alone, so that not even rounding depends on its neighbours; nothing is guessed.
+        weights: "int8" rounds a copy of them, see `nn.int8`; "stored" takes them as they are.
+        kernels: build the kernels of `ops.native`, if they have not been; "int8" does so anyway.
         text: make text of ids, where there is a tokenizer.
         debug: check all counts after every step.
-        starvation_s: `batch` requests are let in at least this often.
+        starvation_s: `batch` requests are let in at least this often; a whole prompt that has
+            waited so long takes the place of an open one, even of one that still grows.
         max_skips: after so many later requests let in before it, a waiting one is first.
         open_idle_s: an open prompt that has not grown for so long lets its pages go.
         clock: seconds, for deadlines and the two above; the order of work depends on nothing else.
@@ -42,6 +45,8 @@ class Settings:
     snapshot_every: int = 16
     speculate: int | None = None
     deterministic: bool = False
+    weights: str = "stored"
+    kernels: bool = False
     text: bool = True
     debug: bool = False
     starvation_s: float = 10.0
@@ -50,6 +55,8 @@ class Settings:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
+        if self.weights not in ("stored", "int8"):
+            raise EtudeError("engine: weights", repr(self.weights), "stored or int8")
         least = {"page_size": 1, "max_running": 1, "snapshots": 0, "snapshot_every": 1}
         least |= {"token_budget": self.max_running, "max_skips": 0}
         for name in ("pages", "chunk", "speculate"):
@@ -59,3 +66,12 @@ class Settings:
             value = getattr(self, name)
             if value < low:
                 raise EtudeError(f"engine: {name}", str(value), f"at least {low}")
+
+    @property
+    def span(self) -> int:
+        """Most tokens of one prompt in a step.
+
+        Fixed ones end where pages end, so that what is shared was computed in whole ones.
+        """
+        wanted, size = self.chunk or self.token_budget, self.page_size
+        return -(-wanted // size) * size if self.deterministic else wanted

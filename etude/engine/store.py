@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from etude.engine.entry import Entry
+from etude.engine.entry import HOLE, Entry
+from etude.engine.settings import Settings
 from etude.errors import EtudeError
 from etude.nn.cache import Mixer, Packing, Paged, Slot
 from etude.nn.context import Context, Turns
@@ -17,6 +18,8 @@ from etude.nn.decoder import Decoder
 from etude.nn.residual import Residual
 from etude.ops.rope import tables
 from etude.typing import Int, Tensor
+
+MOST = 65_536  # tokens of all pages unless said otherwise
 
 
 def layers(model: Decoder, *, ahead: bool) -> list[tuple[Slot, ...]]:
@@ -34,34 +37,62 @@ class Store(Packing):
 
     Args:
         model: the decoder that fills it.
-        pages: pages in all.
-        size: tokens of a page.
-        slots: state slots, those of snapshots included; none are made where no layer has states.
-        ahead: also remember for the block that speculates.
+        settings: how much there is; no state slots are made where no layer has states.
+        guesses: guesses per step; with some, also remember for the block that speculates.
+
+    Attributes:
+        reaches: how far back the layers of each kind of pages read; None is all, and stands first.
+        counts: pages of each kind.
+        table: kind of the pages of each layer and slot.
+        context: tokens that one request can have.
     """
 
-    def __init__(self, model: Decoder, *, pages: int, size: int, slots: int, ahead: bool = False):
+    def __init__(self, model: Decoder, settings: Settings, *, guesses: int = 0):
         super().__init__()
-        self.model, self.size, self.pages = model, size, pages
+        self.model, self.size = model, settings.page_size
         self.weight = model.embed.weight
         self.device = self.weight.device
-        self.layers = layers(model, ahead=ahead)
+        kept = layers(model, ahead=guesses > 0)
+        held = [(layer, slot) for layer, slots in enumerate(kept) for slot in slots]
+        # without paged layers there are still pages, by which prompts are found
+        reaches = {slot.reach for _, slot in held if isinstance(slot, Paged)} or {None}
+        self.reaches = sorted(reaches, key=lambda reach: (reach is not None, -(reach or 0)))
+        self.counts, self.context = self._sizes(settings, guesses)
+        slots = settings.max_running + (settings.snapshots if settings.reuse else 0)
+        self.table: dict[tuple[int, str], int] = {}
         self.paged: dict[tuple[int, str], Tensor] = {}
         self.states: dict[tuple[int, str], Tensor] = {}
-        for layer, held in enumerate(self.layers):
-            for slot in held:
-                if isinstance(slot, Paged):
-                    # neither is zeroed: only what has been written is read, and what a CPU has not
-                    # touched is no memory yet
-                    made = self.weight.new_empty(pages * size, *slot.shape, requires_grad=False)
-                    if layer >= len(model.layers):
-                        made.zero_()  # a pass that fails midway leaves gaps here, which are read
-                    self.paged[layer, slot.name] = made
-                else:
-                    how = {"dtype": slot.dtype or self.weight.dtype, "requires_grad": False}
-                    self.states[layer, slot.name] = self.weight.new_empty(slots, *slot.shape, **how)
+        for layer, slot in held:
+            key = layer, slot.name
+            if isinstance(slot, Paged):
+                self.table[key] = self.reaches.index(slot.reach)
+                count = self.counts[self.table[key]] * self.size
+                # neither is zeroed: only what has been written is read, and what a CPU has not
+                # touched is no memory yet
+                self.paged[key] = self.weight.new_empty(count, *slot.shape, requires_grad=False)
+                if layer >= len(model.layers):
+                    self.paged[key].zero_()  # a pass that fails midway leaves gaps, which are read
+            else:
+                how = {"dtype": slot.dtype or self.weight.dtype, "requires_grad": False}
+                self.states[key] = self.weight.new_empty(slots, *slot.shape, **how)
         self._tables: Turns = {}
         self._length = 0
+
+    def _sizes(self, settings: Settings, guesses: int) -> tuple[list[int], int]:
+        """Pages of each kind; and tokens that one request can have."""
+        size, longest = self.size, self.model.arch.max_length
+        pages, context = settings.pages, longest
+        if pages is None:
+            pages = max(-(-longest // size), min(settings.max_running * longest, MOST) // size)
+        counts = []
+        for reach in self.reaches:
+            once = -(-longest // size)
+            if reach is not None:  # at once: what the oldest token of a pass reads, and the pass
+                once = min(once, -(-(reach + max(settings.span, guesses + 1)) // size) + 1)
+            if once > pages:
+                context = min(context, pages * size)
+            counts.append(pages if reach is None else min(pages, settings.max_running * once))
+        return counts, context
 
     def turns(self, longest: int) -> Turns:
         """Cosine and sine [S, 1, K] of all positions up to `longest` at least."""
@@ -74,20 +105,25 @@ class Store(Packing):
             }
         return self._tables
 
-    def places(self, pages: Sequence[Sequence[int]], end: int) -> Int[Tensor, "B S"]:
-        """Where the first `end` tokens of each row are, given its pages.
+    def places(self, entries: Sequence[Entry], end: int, table: int) -> Int[Tensor, "B S"]:
+        """Where the first `end` tokens of each request are, in pages of one kind.
+
+        Nothing reads a hole, but a masked value must still be finite: there stands the place of a
+        token of the request's own last page.
 
         Raises:
-            EtudeError: a row has too few pages or one that does not exist.
+            EtudeError: a request has too few pages or one that does not exist.
         """
-        count = -(-end // self.size)
-        for row in pages:
-            if len(row) < count or not 0 <= min(row) <= max(row) < self.pages:
-                expected = f"{count} pages below {self.pages}"
-                raise EtudeError("block table", f"{list(row)[:8]}...", expected, code=1)
-        held = torch.tensor([row[:count] for row in pages], device=self.device)
+        count, most = -(-end // self.size), self.counts[table]
+        rows = [entry.pages[table][:count] for entry in entries]
+        for row in rows:
+            if len(row) < count or not HOLE <= min(row) <= max(row) < most or row[-1] == HOLE:
+                raise EtudeError(
+                    "block table", f"{row[:8]}...", f"{count} pages below {most}", code=1
+                )
+        first = torch.tensor(rows, device=self.device).unsqueeze(2) * self.size  # [B, P, 1]
         steps = torch.arange(self.size, device=self.device)
-        return (held.unsqueeze(2) * self.size + steps).flatten(1)[:, :end]
+        return torch.where(first < 0, first[:, -1:], first + steps).flatten(1)[:, :end]
 
     def clear(self, slot: int) -> None:
         """Set a state slot to what it is before the first token."""
@@ -121,18 +157,6 @@ class View:
         """Return a module's weights as it reads them, laid out once."""
         return self.store.packed(module)
 
-    def extend(self, layer: int, **new: Tensor) -> tuple[Tensor, ...]:
-        """Store the new values [B, T, ...] of a layer; return all that its queries may need."""
-        raise NotImplementedError
-
-    def state(self, layer: int, name: str) -> Tensor:
-        """Return a state [B, ...] of a layer as the tokens so far have left it."""
-        raise NotImplementedError
-
-    def commit(self, kept: Sequence[int] | None = None) -> None:
-        """Make the states that the pass has left those of its rows, or of some of them."""
-        raise NotImplementedError
-
     def put(self, layer: int, **new: Tensor) -> None:
         """Keep the states [B, ...] that this pass leaves; `commit` makes them so."""
         for name, value in new.items():
@@ -152,13 +176,13 @@ class Reading(View):
     def __init__(self, store: Store, entries: Sequence[Entry], start: int, count: int):
         super().__init__(store)
         self.rows, self.width, self.start, self.end = len(entries), count, start, start + count
-        self.places = store.places([entry.pages for entry in entries], self.end)
-        self.new = self.places[:, start:]
+        self.places = [store.places(entries, self.end, n) for n in range(len(store.counts))]
         # pages side by side are read where they are
-        first = entries[0].pages
+        self.first = [-1] * len(self.places)
         needed = -(-self.end // store.size)
-        beside = self.rows == 1 and first[:needed] == list(range(first[0], first[0] + needed))
-        self.first = first[0] * store.size if beside else -1
+        for table, held in enumerate(entries[0].pages if self.rows == 1 else ()):
+            if held[:needed] == list(range(held[0], held[0] + needed)):
+                self.first[table] = held[0] * store.size
         self.slots = torch.tensor([entry.slot for entry in entries], device=store.device)
         index = torch.arange(start, self.end, device=store.device).unsqueeze(0)
         turns = {
@@ -172,17 +196,18 @@ class Reading(View):
         """Store the new values [B, T, ...] of a layer; return all that its queries may need."""
         found = []
         for name, value in new.items():
-            pool = self.store.paged[layer, name]
-            if self.first >= 0:
-                pool.narrow(0, self.first + self.start, self.width).copy_(value[0])
+            pool, table = self.store.paged[layer, name], self.store.table[layer, name]
+            first, places = self.first[table], self.places[table]
+            if first >= 0:
+                pool.narrow(0, first + self.start, self.width).copy_(value[0])
             else:
-                pool[self.new] = value
+                pool[places[:, self.start :]] = value
             if self.start == 0:
                 found.append(value)
-            elif self.first >= 0:
-                found.append(pool.narrow(0, self.first, self.end).unsqueeze(0))
+            elif first >= 0:
+                found.append(pool.narrow(0, first, self.end).unsqueeze(0))
             else:
-                found.append(pool[self.places])
+                found.append(pool[places])
         return tuple(found)
 
     def state(self, layer: int, name: str) -> Tensor:

@@ -15,10 +15,11 @@ from etude import arch
 from etude.errors import EtudeError, closest
 from etude.files import atomic_folder, read_json, write_json
 from etude.models import native, table
-from etude.models.describe import behind
+from etude.models.describe import behind, speaking_of
 from etude.nn import build
 from etude.nn.decoder import Decoder
 from etude.nn.init import initialise
+from etude.nn.int8 import Int8Linear
 from etude.nn.mamba2 import Mamba2
 from etude.text.tokenizer import Tokenizer
 from etude.weights.files import KINDS, Files, fill, write
@@ -123,9 +124,11 @@ def save(
     """
     how = scheme(packed) if isinstance(packed, str) else packed
     _replaceable(Path(folder))
-    published = model.published
+    published = getattr(model, "published", None)  # any module may be handed in
     if published is None:
         raise EtudeError("save", "this model belongs to no family", "one of load or create")
+    if isinstance(model.head, Int8Linear):
+        raise EtudeError("save", "int8 weights, which are for inference", "those they came from")
     state = model.state_dict() if state is None else state
     family = table.family(published.family)
     config = _restated(family, published.config, model.arch, state["embed.weight"].dtype)
@@ -268,7 +271,8 @@ def _family(config: dict[str, Any], folder: Path) -> ModuleType:
     except EtudeError as error:
         # an `auto_map` names Python files of the checkpoint; a known family needs none of them
         do = "its own code (auto_map) is never run" if "auto_map" in config else error.do
-        raise EtudeError(str(folder / CONFIG), error.found, error.expected, do) from error
+        where = f"{folder / CONFIG}: model_type"
+        raise EtudeError(where, error.found, error.expected, do) from error
 
 
 def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer | None:
@@ -285,11 +289,8 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer | None:
 
 
 def _plan(family: ModuleType, config: dict[str, Any], where: str) -> arch.Decoder:
-    try:
+    with speaking_of(where):
         return family.arch(config)
-    except EtudeError as error:
-        at = f"{where}: {error.where.removeprefix(CONFIG).lstrip(': ')}".removesuffix(": ")
-        raise EtudeError(at, error.found, error.expected, error.do) from error
 
 
 def _describe(family: ModuleType, config: dict[str, Any], folder: Path) -> Decoder:

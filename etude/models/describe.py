@@ -1,6 +1,7 @@
 """From what a user names to a description: a recipe's model or a checkpoint's folder. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def describe(model: Model, *, vocab: int | None = None, length: int | None = Non
             do = closest(key, config) or f"known: {', '.join(sorted(config))}"
             raise EtudeError(f"model.config.{key}", "no such key in its config.json", do=do)
     own = {} if vocab is None else {"vocab_size": vocab}
-    plain = table.family(model.family).arch(config | own | model.config)
+    with speaking_of("model.config"):
+        plain = table.family(model.family).arch(config | own | model.config)
     return _swapped(model, plain, length)
 
 
@@ -124,10 +126,21 @@ def recipe_of(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     if name in shipped() or name.endswith((".yaml", ".yml")):
         return load(name, overrides)
+    if Path(name).exists():
+        whole = "a recipe or a name such as glm45-tiny; the parts of a checkpoint stay"
+        raise EtudeError(name, "is a folder of its own", whole)
     family, size = table.named(name)
     stages = [{"stage": "eval", "of": ["model"]}]
     raw = {"recipe": name, "model": {"family": family, "size": size}, "stages": stages}
     return read(raw, overrides)
+
+
+def length_key(recipe: Recipe) -> str | None:
+    """Return the field of config.json that holds the model's context; None for a checkpoint's."""
+    if recipe.model.family is None:
+        return None
+    fields = table.size(recipe.model.family, recipe.model.size)
+    return next(key for key in ("max_position_embeddings", "n_positions") if key in fields)
 
 
 def unswapped(model: Model) -> Model:
@@ -175,8 +188,21 @@ def from_folder(folder: Path) -> arch.Decoder:
     Raises:
         EtudeError: the folder holds neither.
     """
-    config = read_json(behind(folder) / "config.json")
-    return table.by_model_type(config).arch(config)
+    folder = behind(folder)
+    config = read_json(folder / "config.json")
+    with speaking_of(str(folder / "config.json")):
+        return table.by_model_type(config).arch(config)
+
+
+@contextmanager
+def speaking_of(where: str) -> Iterator[None]:
+    """Let an error that speaks of `config.json` name the very file or size."""
+    try:
+        yield
+    except EtudeError as error:
+        key = error.where.removeprefix("config.json").lstrip(": ")
+        at = f"{where}: {key}" if key else where
+        raise EtudeError(at, error.found, error.expected, error.do) from error
 
 
 def behind(folder: Path) -> Path:

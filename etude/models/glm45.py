@@ -7,27 +7,15 @@ predicts the token after next.
 
 from typing import Any
 
-from etude.arch import (
-    MLP,
-    MTP,
-    Attention,
-    Decoder,
-    Init,
-    MoE,
-    Norm,
-    Residual,
-    Rope,
-    Router,
-    reads_config,
-)
-from etude.errors import EtudeError
+from etude.arch import Attention, Decoder, Rope, reads_config
+from etude.models import sparse
 from etude.models.restate import rope
-from etude.weights.layout import Layout, stack, under
+from etude.weights.layout import Layout, Row, stack
 
 MODEL_TYPES = ("glm4_moe",)
 CHAT = "glm45"
 
-BLOCK = {
+BLOCK: dict[str, Row] = {
     "mixer.norm.weight": "input_layernorm.weight",
     "mixer.op.{p}.{w}": "self_attn.{p}_proj.{w}",
     "mixer.op.{n}.weight": "self_attn.{n}.weight",
@@ -49,77 +37,24 @@ def arch(hf: dict[str, Any]) -> Decoder:
         EtudeError: a field is missing, contradicts another, or asks for what the family does not
             have.
     """
-    attend = Residual(
-        Attention(
-            heads=hf["num_attention_heads"],
-            kv_heads=hf["num_key_value_heads"],
-            head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
-            qkv_bias=hf.get(
-                "attention_bias", False
-            ),  # true in every release, false where a file is silent
-            qk_norm=hf.get("use_qk_norm", False),
-            rope=Rope.read(
-                hf, fraction=0.5
-            ),  # flat keys or `rope_parameters`; 0.5 where the file is silent
-        )
+    attend = Attention(
+        heads=hf["num_attention_heads"],
+        kv_heads=hf["num_key_value_heads"],
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
+        # true in every release, false where a file is silent
+        qkv_bias=hf.get("attention_bias", False),
+        qk_norm=hf.get("use_qk_norm", False),
+        # flat keys or `rope_parameters`; 0.5 where the file is silent
+        rope=Rope.read(hf, fraction=0.5),
     )
-    act, width = hf.get("hidden_act", "silu"), hf["moe_intermediate_size"]
-    dense = Residual(MLP(hidden=hf["intermediate_size"], activation=act))
-    shared = width * hf.get("n_shared_experts", 1)
-    sparse = Residual(
-        MoE(
-            expert=MLP(hidden=width, activation=act),
-            experts=hf["n_routed_experts"],
-            active=hf["num_experts_per_tok"],
-            shared=MLP(hidden=shared, activation=act) if shared else None,
-            router=Router(
-                score="sigmoid",
-                bias=True,
-                groups=hf.get("n_group", 1),
-                group_topk=hf.get("topk_group", 1),
-                normalize=hf.get("norm_topk_prob", True),
-                scale=hf.get("routed_scaling_factor", 1.0),
-            ),
-        )
-    )
-    total, ahead = hf["num_hidden_layers"], hf.get("num_nextn_predict_layers") or 0
-    first = min(hf["first_k_dense_replace"], total)
-    if first < 0:
-        raise EtudeError("config.json: first_k_dense_replace", str(first), "0 or more")
-    if ahead > 1:
-        raise EtudeError("config.json: num_nextn_predict_layers", str(ahead), "0 or 1")
-    return Decoder(
-        dim=hf["hidden_size"],
-        vocab=hf["vocab_size"],
-        norm=Norm(eps=hf.get("rms_norm_eps", 1e-5)),
-        layers=((attend, dense),) * first + ((attend, sparse),) * (total - first),
-        mtp=MTP(depth=ahead, layer=(attend, sparse)) if ahead else None,
-        tied=hf.get("tie_word_embeddings", False),
-        max_length=hf.get("max_position_embeddings", 131_072),
-        init=Init(std=hf.get("initializer_range", 0.02)),
+    return sparse.decoder(
+        hf, attend, n_shared_experts=1, rms_norm_eps=1e-5, max_position_embeddings=131_072
     )
 
 
 def layout(hf: dict[str, Any]) -> Layout:
     """Names in the released files, as native -> published; total and invertible."""
-    last = f"model.layers.{hf['num_hidden_layers']}"
-    names = {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
-    head = {} if hf.get("tie_word_embeddings") else {"head.weight": "lm_head.weight"}
-    trunk = names | head | under("layers.{i}", "model.layers.{i}", BLOCK)
-    if not hf.get("num_nextn_predict_layers"):
-        return Layout(trunk, where=WHERE)
-    ahead = {
-        "mtp.join.weight": f"{last}.eh_proj.weight",
-        "mtp.norm.weight": f"{last}.shared_head.norm.weight",
-        "mtp.embed_norm.weight": f"{last}.enorm.weight",
-        "mtp.hidden_norm.weight": f"{last}.hnorm.weight",
-    }
-    copies = {
-        f"{last}.embed_tokens.weight": "embed.weight",
-        f"{last}.shared_head.head.weight": "head.weight" if head else "embed.weight",
-    }
-    # the block's rows come first: its published names also fit the trunk's pattern
-    return Layout(ahead | under("mtp.layer", last, BLOCK) | trunk, where=WHERE, copies=copies)
+    return sparse.layout(hf, BLOCK, WHERE)
 
 
 restate = rope  # a stage may change the rotary base

@@ -48,7 +48,8 @@ def arch(hf: dict[str, Any]) -> Decoder:
         where = ".".join(map(str, (KEY, *first["loc"])))
         if first["type"] == "missing":
             raise EtudeError(f"config.json: {where}", "is missing") from None
-        raise EtudeError(f"config.json: {where}", repr(first["input"])[:60], first["msg"]) from None
+        found = f"{repr(first['input'])[:60]}: {first['msg']}"
+        raise EtudeError(f"config.json: {where}", found) from None
 
 
 def layout(hf: dict[str, Any]) -> Layout:

@@ -17,12 +17,12 @@ from etude.arch import (
     MoE,
     Norm,
     Residual,
-    Router,
     reads_config,
 )
 from etude.errors import EtudeError
 from etude.models.nemotron3_sizes import SIZES
 from etude.models.pattern import letters
+from etude.models.sparse import router
 from etude.weights.layout import Layout, Row, stack, under
 
 __all__ = ["CHAT", "MODEL_TYPES", "SIZES", "arch", "layout", "restate"]
@@ -149,14 +149,7 @@ def _experts(hf: dict[str, Any]) -> MoE:
         experts=hf["n_routed_experts"],
         active=hf["num_experts_per_tok"],
         shared=_dense(hf, "moe_shared_expert_intermediate_size") if shared else None,
-        router=Router(
-            score="sigmoid",
-            bias=True,
-            groups=hf.get("n_group") or 1,
-            group_topk=hf.get("topk_group") or 1,
-            normalize=hf.get("norm_topk_prob", True),
-            scale=hf.get("routed_scaling_factor", 1.0),
-        ),
+        router=router(hf),
         latent=hf.get("moe_latent_size"),
     )
 
@@ -225,5 +218,5 @@ def layout(hf: dict[str, Any]) -> Layout:
 
 
 def restate(config: dict[str, Any], plan: Decoder) -> dict[str, Any]:
-    """Write the length back, which a long-context stage changes."""
-    return {**config, "max_position_embeddings": plan.max_length}
+    """Return the config as it is: no stage changes what it says, for nothing turns here."""
+    return config

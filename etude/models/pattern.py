@@ -25,15 +25,20 @@ def letters(hf: Mapping[str, Any], pattern: str, words: str) -> str:
         The letters; none where the file has neither key.
 
     Raises:
-        EtudeError: a letter or word is unknown, or the two keys contradict each other.
+        EtudeError: a key has another type, a letter or word is unknown, or the two keys contradict
+            each other.
     """
     found, listed = hf.get(pattern) or "", hf.get(words) or ()
+    if not isinstance(found, str):
+        raise EtudeError(f"config.json: {pattern}", repr(found), "a string, one letter a layer")
+    if not isinstance(listed, list | tuple):
+        raise EtudeError(f"config.json: {words}", repr(listed), "a list, one word a layer")
     for place, letter in enumerate(found):
         if letter not in WORDS.values():
             at = f"{letter!r} at place {place}"
             raise EtudeError(f"config.json: {pattern}", at, LETTERS)
     for place, word in enumerate(listed):
-        if word not in WORDS:
+        if not isinstance(word, str) or word not in WORDS:
             at, near = f"{word!r} at place {place}", closest(str(word), WORDS)
             raise EtudeError(f"config.json: {words}", at, ", ".join(WORDS), near)
     spelled = "".join(WORDS[word] for word in listed)

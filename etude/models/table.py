@@ -21,10 +21,14 @@ def family(name: str) -> ModuleType:
         EtudeError: there is no such family.
     """
     if name not in (*FAMILIES, NATIVE):
-        raise EtudeError(
-            "family", repr(name), f"one of {', '.join(FAMILIES)}", closest(name, FAMILIES)
-        )
+        raise _unknown(name)
     return import_module(f"etude.models.{name}")
+
+
+def _unknown(name: str) -> EtudeError:
+    return EtudeError(
+        "family", repr(name), f"one of {', '.join(FAMILIES)}", closest(name, FAMILIES)
+    )
 
 
 def by_model_type(hf: Mapping[str, Any]) -> ModuleType:
@@ -56,6 +60,8 @@ def size(name: str, size: str) -> dict[str, Any]:
     Raises:
         EtudeError: the family or the size does not exist.
     """
+    if name == NATIVE:  # each of its descriptions is one of its own
+        raise _unknown(name)
     sizes = family(name).SIZES
     if size not in sizes:
         raise EtudeError(
@@ -70,7 +76,7 @@ def named(text: str) -> tuple[str, str]:
     Raises:
         EtudeError: the family or the size does not exist.
     """
-    name, _, wanted = text.partition("-")
-    wanted = wanted or "full"
+    name, dash, wanted = text.partition("-")
+    wanted = wanted if dash else "full"
     size(name, wanted)
     return name, wanted

@@ -45,8 +45,9 @@ class Attention(nn.Module):
 
     def slots(self) -> tuple[Paged, ...]:
         """What this mixer keeps per token: keys, already turned, and values."""
-        shape = (self.arch.kv_heads, self.arch.head_dim)
-        return Paged("k", shape), Paged("v", shape)
+        shape, span = (self.arch.kv_heads, self.arch.head_dim), self.arch.span
+        reach = span.width if span and span.stride is None else None
+        return Paged("k", shape, reach), Paged("v", shape, reach)
 
     def pack(self) -> tuple[Tensor | None, ...]:
         """Joint projection, its bias, norm weights [1, H + G, K] of its heads, output matrix."""

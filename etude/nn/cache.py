@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Paged:
-    """A slot that grows with the tokens: `shape` numbers each."""
+    """A slot that grows with the tokens: `shape` numbers each.
+
+    `reach` is how many of the last tokens a query reads, its own included; None is all, and so is
+    whatever has no such bound. What lies further back may be dropped.
+    """
 
     name: str
     shape: tuple[int, ...]
+    reach: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,8 @@ class Mixer(Protocol):
 
 
 def _inner_first(part: Any) -> Any:
-    matrix = isinstance(part, torch.Tensor) and part.ndim == 2
+    # a matrix of another kind, as int8, is read as it stands
+    matrix = type(part) in (torch.Tensor, torch.nn.Parameter) and part.ndim == 2
     return part.t().contiguous().t() if matrix else part
 
 

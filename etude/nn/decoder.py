@@ -49,12 +49,14 @@ class Decoder(nn.Module):
     Attributes:
         arch: the description.
         published: family, config and tokenizer it was loaded with; None for a bare model.
+        kernels: whether engines use those of `ops.native` for it.
     """
 
     def __init__(self, description: arch.Decoder):
         super().__init__()
         self.arch = description
         self.published: Published | None = None
+        self.kernels = False
         dim, norm = description.dim, description.norm
         self.embed = Embedding(description.vocab, dim)
         rows = description.positions

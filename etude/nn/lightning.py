@@ -12,6 +12,7 @@ from etude.nn.context import Context
 from etude.nn.linear import Linear
 from etude.nn.norm import Norm
 from etude.ops.linear_attention import BLOCK, in_blocks, step
+from etude.ops.wide import at_least_float32
 from etude.typing import Float, Tensor
 
 
@@ -41,7 +42,7 @@ class Lightning(nn.Module):
 
     @property
     def _wide(self) -> torch.dtype:
-        return torch.promote_types(self.qkv.weight.dtype, torch.float32)
+        return at_least_float32(self.qkv.weight)
 
     def pack(self) -> tuple[Tensor, ...]:
         """Joint projection, output matrix, and the decay of each head: rate, and per token."""

@@ -18,6 +18,7 @@ from etude.ops.attention import document_positions
 from etude.ops.conv import causal_conv, conv_step, next_tail
 from etude.ops.norm import rms_norm
 from etude.ops.ssd import ssd, ssd_step
+from etude.ops.wide import at_least_float32
 from etude.typing import Float, Tensor
 
 
@@ -93,7 +94,7 @@ class Mamba2(nn.Module):
 
     def pack(self) -> tuple[Tensor | None, ...]:
         """Both projections, taps [K, 1, C], and rates, skips and step biases in float32."""
-        wide = torch.promote_types(self.a_log.dtype, torch.float32)
+        wide = at_least_float32(self.a_log)
         return (
             self.in_proj.weight,
             self.o.weight,

@@ -7,7 +7,7 @@ the latents themselves: more work per pair of tokens, none to remake keys and va
 """
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -73,7 +73,7 @@ class MLA(nn.Module):
     @property
     def rotary(self) -> tuple[arch.Rope, int]:
         """Rope, as the packed weights turn, and width of the part of a head that turns."""
-        return replace(self.arch.rope, pairs="half"), self.arch.rope_dim
+        return _by_halves(self.arch.rope), self.arch.rope_dim
 
     def slots(self) -> tuple[Paged, ...]:
         """What this mixer keeps per token: the normed latent, and the key part that has turned."""
@@ -106,9 +106,10 @@ class MLA(nn.Module):
         """Put the second of each turning pair behind all the first, at the end of each head."""
         if self.arch.rope.pairs == "half":
             return rows
-        still, turning = rows.unflatten(0, (heads, -1)).tensor_split((-self.arch.rope_dim,), dim=1)
+        places = torch.arange(len(rows), device=rows.device).unflatten(0, (heads, -1))
+        still, turning = places.tensor_split((-self.arch.rope_dim,), dim=1)
         halves = turning.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
-        return torch.cat((still, halves), dim=1).flatten(0, 1)
+        return rows[torch.cat((still, halves), dim=1).flatten()]
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """Mix each token with what it may read."""
@@ -223,6 +224,11 @@ class MLA(nn.Module):
         read = torch.bmm(weight.flatten(1, 2), latent).unflatten(1, (op.heads, new))
         y = torch.bmm(read.transpose(0, 1).flatten(1, 2), packed.value)
         return y.unflatten(1, (rows, new)).permute(1, 2, 0, 3)
+
+
+@cache
+def _by_halves(rope: arch.Rope) -> arch.Rope:
+    return replace(rope, pairs="half")  # kept, for a description checks itself whenever it is made
 
 
 def _padded(x: Float[Tensor, "B T H K"], width: int) -> Float[Tensor, "B T H W"]:

@@ -8,11 +8,14 @@ from torch import nn
 from etude import arch
 from etude.nn.context import Context, Route
 from etude.nn.linear import Linear
-from etude.nn.mlp import ACTIVATIONS, MLP
+from etude.nn.mlp import ACTIVATIONS, FUSED, MLP
 from etude.ops import route
 from etude.ops.experts import Packed, Stack, by_group, by_index, by_loop, by_slice, pack
-from etude.ops.select import Twin, experts_product, experts_twin
+from etude.ops.quant import pack_int8, unpack_int8
+from etude.ops.select import Twin, experts_product, experts_twin, kernels
 from etude.typing import Float, Int, Tensor
+
+FEW = 32  # tokens up to which one call of a kernel routes faster than torch
 
 
 class Router(nn.Module):
@@ -26,14 +29,21 @@ class Router(nn.Module):
         zeros = torch.zeros(op.experts, dtype=torch.float32)  # whatever the default dtype is
         self.register_buffer("bias", zeros if op.router.bias else None)
 
-    def forward(self, x: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N E"], Int[Tensor, "N A"]]:
-        """Return the scores without bias, and the chosen experts."""
+    def forward(
+        self, x: Float[Tensor, "N D"]
+    ) -> tuple[Float[Tensor, "N E"], Int[Tensor, "N A"], Float[Tensor, "N A"]]:
+        """Return the scores without bias, the chosen experts, and their weights."""
         rule = self.arch
+        fast = kernels(x)
+        if fast is not None and rule.group_topk >= rule.groups and len(x) <= FEW:
+            sigmoid, how = rule.score == "sigmoid", (self.active, rule.normalize, rule.scale)
+            return fast.route(x, self.weight, self.bias, sigmoid, *how)
         scores = route.score(x, self.weight, kind=rule.score)
         chosen = route.choose(
             scores, self.bias, active=self.active, groups=rule.groups, group_topk=rule.group_topk
         )
-        return scores, chosen
+        weights = route.weigh(scores, chosen, normalize=rule.normalize, scale=rule.scale)
+        return scores, chosen, weights
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
         """Move with the model, but keep the bias float32, and a wide weight.
@@ -52,6 +62,10 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """All routed experts of a layer as three stacked tensors."""
 
+    gate_scale: Tensor | None  # of int8 weights alone, [E, F]
+    up_scale: Tensor
+    down_scale: Tensor  # [E, D]
+
     def __init__(self, dim: int, op: arch.MoE):
         super().__init__()
         dim = op.latent or dim
@@ -61,10 +75,31 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(narrow))
         self.act = ACTIVATIONS[op.expert.activation]
         self.twin: Twin | None = None  # None lets `ops.select` choose
+        self.silu = FUSED.get(op.expert.activation)
+        self.int8 = False
 
     def pack(self) -> Packed:
         """The stack laid out for serving on a CPU."""
-        return pack(Stack(self.gate, self.up, self.down))
+        return pack(self.stack())
+
+    def stack(self) -> Stack:
+        """The weights, in float32 where they are stored in int8."""
+        gate, up, down = self.gate, self.up, self.down
+        if self.int8:
+            up, down = unpack_int8(up, self.up_scale), unpack_int8(down, self.down_scale)
+            if gate is not None and self.gate_scale is not None:
+                gate = unpack_int8(gate, self.gate_scale)
+        return Stack(gate, up, down)
+
+    def round(self) -> None:
+        """Store the weights in int8, for inference; their scales stand beside them."""
+        for name in ("gate", "up", "down"):
+            weight = getattr(self, name)
+            values, scale = (None, None) if weight is None else pack_int8(weight)
+            delattr(self, name)
+            self.register_buffer(name, values)
+            self.register_buffer(f"{name}_scale", scale)
+        self.int8 = True
 
     def forward(
         self,
@@ -74,16 +109,24 @@ class Experts(nn.Module):
         ctx: Context,
     ) -> Float[Tensor, "N D"]:
         """Sum each token's chosen experts under its weights."""
-        stack = Stack(self.gate, self.up, self.down)
         serving = ctx.cache is not None and not torch.is_grad_enabled()
-        match self.twin or experts_twin(x, chosen.shape[1], stack, serving=serving):
-            case "index" | "slice" as twin:
+        held = Stack(self.gate, self.up, self.down)
+        how = {"serving": serving, "int8": self.int8, "fused": self.silu is not None}
+        twin = self.twin or experts_twin(x, chosen.shape[1], held, **how)
+        match twin:
+            case "native":
+                scales = [self.gate_scale, self.up_scale, self.down_scale] if self.int8 else []
+                parts = [[p for p in parts if p is not None] for parts in (held, scales)]
+                return kernels(x, always=True).experts(x, chosen, weights, *parts, self.silu)
+            case "index" | "slice":
                 run, packed = by_index if twin == "index" else by_slice, Packed(*ctx.packed(self))
                 return run(x, chosen, weights, packed, self.act, gated=self.gate is not None)
             case "group":
-                return by_group(x, chosen, weights, stack, self.act, product=experts_product(x))
+                return by_group(
+                    x, chosen, weights, self.stack(), self.act, product=experts_product(x)
+                )
             case "loop":
-                return by_loop(x, chosen, weights, stack, self.act)
+                return by_loop(x, chosen, weights, self.stack(), self.act)
 
 
 class MoE(nn.Module):
@@ -105,9 +148,7 @@ class MoE(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """Route every token; tell `ctx.routes` when it listens."""
         flat = x.flatten(0, 1)
-        scores, chosen = self.router(flat)
-        rule = self.router.arch
-        weights = route.weigh(scores, chosen, normalize=rule.normalize, scale=rule.scale)
+        scores, chosen, weights = self.router(flat)
         narrow = flat if self.latent_in is None else self.latent_in(flat)
         y = self.experts(narrow, chosen, weights, ctx)
         y = (y if self.latent_out is None else self.latent_out(y)).view_as(x)

@@ -10,6 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from etude.ops.wide import at_least_float32
 from etude.typing import Bool, Float, Int, Tensor
 
 PEAK_BLOCK = 128  # queries whose scores `peak_scores` writes out together
@@ -66,7 +67,7 @@ def attend_reference(
         mask = _last(q, k)
     if mask is not None:
         score = score.masked_fill(~mask, -math.inf)
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = at_least_float32(q)
     return score.softmax(-1, dtype=wide).to(q.dtype) @ v
 
 
@@ -125,7 +126,7 @@ def peak_scores(
     Source: Kimi K2, arXiv:2507.20534, section 2.1 (the S_max of QK-Clip).
     """
     groups, (new, stored) = k.shape[1], (q.shape[2], k.shape[2])
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = at_least_float32(q)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     top = torch.full((q.shape[1],), -math.inf, dtype=wide, device=q.device)
     steps = torch.arange(stored, device=q.device)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from etude.ops.attention import attend, attend_reference
 from etude.ops.select import banded_twin
+from etude.ops.wide import at_least_float32
 from etude.typing import Bool, Float, Int, Tensor
 
 
@@ -152,7 +153,7 @@ def attend_strided(
     far = far.masked_fill(~(same & (step[:, None] - step >= width)), -math.inf)
     far = far.transpose(2, 3).flatten(2, 3)[:, :, :length]
 
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = at_least_float32(q)
     share = torch.cat((near, far), dim=-1).softmax(-1, dtype=wide).to(q.dtype)
     near, far = share.split((near.shape[-1], far.shape[-1]), dim=-1)
     y = (_blocks(near, width) @ _pairs(v, width)).flatten(2, 3)[:, :, :length]

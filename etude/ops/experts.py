@@ -152,17 +152,38 @@ def by_group(
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     ends = chosen.flatten().bincount(minlength=stack.up.shape[0]).cumsum(0)
     rows = _Spread.apply(x, order, back, chosen.shape[1])
-    if stack.gate is None:
-        hidden = act(*product(rows, ends, stack.up))
-    else:
-        gate, up = product(rows, ends, stack.gate, stack.up)
-        hidden = act(gate) * up
+    wide = (stack.up,) if stack.gate is None else (stack.gate, stack.up)
     share = weights.flatten().index_select(0, order).to(x.dtype)
-    hidden = hidden * share.unsqueeze(
-        -1
-    )  # the weight commutes with `down`, and `hidden` is narrower
+    # the weight commutes with `down`, and `hidden` is narrower
+    hidden = _Weighed.apply(act, share.unsqueeze(-1), *product(rows, ends, *wide))
     (done,) = product(hidden, ends, stack.down)
     return _Collect.apply(done, order, back, chosen.shape[1])
+
+
+class _Weighed(torch.autograd.Function):
+    """act(gate) * up * share, or act(up) * share; what lies between is made again, not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, act: Activation, share: Tensor, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(share, *parts)
+        ctx.act = act
+        hidden = act(parts[0])
+        for part in parts[1:]:
+            hidden *= part
+        return hidden.mul_(share)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        share, first, *up = ctx.saved_tensors
+        with torch.enable_grad():
+            first = first.detach().requires_grad_()
+            active = ctx.act(first)
+        inner, made = grads[0] * share, active.detach()
+        d_up = [inner * made for _ in up]
+        d_share = (grads[0] * made).mul_(up[0]) if up else grads[0] * made
+        d_active = inner.mul_(up[0]) if up else inner
+        (d_first,) = torch.autograd.grad(active, first, d_active)
+        return None, d_share.sum(-1, keepdim=True), d_first, *d_up
 
 
 class _Spread(torch.autograd.Function):

@@ -13,6 +13,7 @@ Source: arXiv:2501.08313, section 2.2.
 import torch
 import torch.nn.functional as F
 
+from etude.ops.wide import at_least_float32
 from etude.typing import Bool, Float, Int, Tensor
 
 BLOCK = 64  # tokens of a block: of 32 to 256 the fastest on a CPU for heads of 24 to 128
@@ -187,7 +188,7 @@ def _fall(rates: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _empty(q: Tensor, v: Tensor) -> Tensor:
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = at_least_float32(q)
     return q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=wide)
 
 

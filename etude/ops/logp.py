@@ -1,9 +1,10 @@
-"""Log-probability and entropy of labels without the full logits, in chunks of tokens.
+"""Log-probability and entropy of labels, in chunks of tokens.
 
-The logits of a chunk live in float32 for as long as the chunk is worked on; the backward pass
-computes them again. So memory is one chunk, not tokens times vocabulary, at the price of one more
-product with the head. Operands of fewer bits are widened first: rounded to bfloat16, logits near 16
-would be a sixteenth apart, and a log-probability no better than that.
+Logits that take more than `KEPT_BYTES` live, in float32, for as long as their chunk is worked on,
+and the backward pass computes them again. So memory is one chunk, not tokens times vocabulary, at
+the price of one more product with the head. Fewer are kept, once: they become their own gradient.
+Operands of fewer bits are widened first: rounded to bfloat16, logits near 16 would be a sixteenth
+apart, and a log-probability no better than that.
 """
 
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from etude.ops.wide import at_least_float32
 from etude.typing import Float, Int, Tensor
 
 IGNORED = -100
+KEPT_BYTES = 256 << 20  # float32 logits of a pass up to which all are kept for its backward pass
 CHUNK_BYTES = 32 << 20  # float32 logits of one chunk
 CACHED_BYTES = 8 << 20  # on a CPU: what its caches hold is worked on 1.15 times as fast
 
@@ -62,7 +65,7 @@ def label_logp_reference(
 
 
 class _LabelLogp(torch.autograd.Function):
-    """Forward keeps the log of each partition sum; backward recomputes each chunk."""
+    """Forward keeps the log of each partition sum, and few logits; backward makes many again."""
 
     @staticmethod
     def forward(
@@ -76,38 +79,41 @@ class _LabelLogp(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logps, norms, spreads = [], [], []
         head = _wide(weight)  # once, not per chunk: the peak is the same
-        for rows, wanted in zip(hidden.split(chunk), labels.split(chunk), strict=True):
-            logits = _logits(_wide(rows), head, temperature)
-            norm = logits.logsumexp(-1)
-            picked = logits.gather(-1, wanted.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-            logps.append(picked - norm)
+        keep = any(ctx.needs_input_grad) and 4 * len(labels) * len(head) <= KEPT_BYTES
+        held, spare = _buffer(hidden, head, None if keep else chunk), _buffer(hidden, head, chunk)
+        for rows in _chunks(labels, chunk):
+            states, wanted = _wide(hidden[rows]), labels[rows].clamp_min(0).unsqueeze(-1)
+            logits = _logits(states, head, temperature, held[rows] if keep else held)
+            terms, top = spare[: len(logits)], logits.amax(-1, keepdim=True)
+            norm = torch.sub(logits, top, out=terms).exp_().sum(-1, keepdim=True).log_().add_(top)
+            logps.append((logits.gather(-1, wanted) - norm).squeeze(-1))
             norms.append(norm)
             if entropy:
-                logits -= norm.unsqueeze(-1)  # now log-probabilities
-                spreads.append(-(logits.exp() * logits).sum(-1))
+                logp = torch.sub(logits, norm, out=terms)
+                spreads.append(-(logp.exp() * logp).sum(-1))
         valid = labels != IGNORED
         logp = torch.where(valid, torch.cat(logps), 0.0)
         spread = torch.where(valid, torch.cat(spreads), 0.0) if entropy else logp.new_zeros(0)
-        ctx.save_for_backward(hidden, weight, labels, torch.cat(norms), spread)
+        kept = held if keep else None
+        ctx.save_for_backward(hidden, weight, labels, torch.cat(norms), spread, kept)
         ctx.temperature, ctx.entropy, ctx.chunk = temperature, entropy, chunk
         return logp, spread
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, labels, norms, spread = ctx.saved_tensors
+        hidden, weight, labels, norms, spread, kept = ctx.saved_tensors
         valid = labels != IGNORED
         g_logp = torch.where(valid, grads[0], 0.0) / ctx.temperature
         g_spread = torch.where(valid, grads[1], 0.0) / ctx.temperature if ctx.entropy else None
         head = _wide(weight)
         d_hidden = torch.empty_like(hidden, dtype=head.dtype) if ctx.needs_input_grad[0] else None
-        d_weight = (
-            torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        )
-        for at in range(0, len(labels), ctx.chunk):
-            rows = slice(at, at + ctx.chunk)
+        d_weight = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
+        held = _buffer(hidden, head, ctx.chunk) if kept is None else kept
+        for rows in _chunks(labels, ctx.chunk):
             states = _wide(hidden[rows])
-            logits = _logits(states, head, ctx.temperature)
-            logits -= norms[rows].unsqueeze(-1)  # now log-probabilities
+            made = kept is None
+            logits = _logits(states, head, ctx.temperature, held) if made else held[rows]
+            logits -= norms[rows]  # now log-probabilities
             more = None
             if g_spread is not None:
                 # dH / dz_j = -p_j (log p_j + H)
@@ -118,21 +124,38 @@ class _LabelLogp(torch.autograd.Function):
             d_logits = d_logits.to(head.dtype)
             if d_hidden is not None:
                 torch.mm(d_logits, head, out=d_hidden[rows])
-            if d_weight is not None:
-                d_weight += d_logits.t() @ states
+            if d_weight is not None and made:
+                d_weight.addmm_(d_logits.t(), states)
+        if d_weight is not None and kept is not None:
+            torch.mm(kept.to(head.dtype).t(), _wide(hidden), out=d_weight)
         d_hidden = None if d_hidden is None else d_hidden.to(hidden.dtype)
         d_weight = None if d_weight is None else d_weight.to(weight.dtype)
         return d_hidden, d_weight, None, None, None, None
 
 
+def _chunks(labels: Tensor, chunk: int) -> list[slice]:
+    return [slice(at, min(at + chunk, len(labels))) for at in range(0, len(labels), chunk)]
+
+
+def _buffer(hidden: Tensor, head: Tensor, rows: int | None) -> Tensor:
+    """Room for float32 logits of as many tokens, or of all."""
+    rows = len(hidden) if rows is None else min(rows, len(hidden))
+    return hidden.new_empty(rows, len(head), dtype=torch.float32)
+
+
 def _wide(tensor: Tensor) -> Tensor:
     """At least float32; what is as wide already comes back as it is."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.to(at_least_float32(tensor))
 
 
-def _logits(rows: Tensor, head: Tensor, temperature: float) -> Tensor:
-    logits = F.linear(rows, head).float()
-    return logits if temperature == 1.0 else logits.div_(temperature)
+def _logits(states: Tensor, head: Tensor, temperature: float, out: Tensor) -> Tensor:
+    """Write the logits of a chunk into the first rows of `out`."""
+    out = out[: len(states)]
+    if head.dtype == out.dtype:
+        torch.mm(states, head.t(), out=out)
+    else:
+        out.copy_(states @ head.t())
+    return out if temperature == 1.0 else out.div_(temperature)
 
 
 def _d_logits(logp: Tensor, labels: Tensor, grad: Tensor) -> Tensor:

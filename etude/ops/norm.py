@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from etude.ops.select import kernels
 from etude.typing import Float, Tensor
 
 
@@ -27,6 +28,9 @@ def rms_norm(
     """The same in fewer passes over memory; `weight` may hold one row per head."""
     if torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)
+    fast = kernels(x)
+    if fast is not None and weight.numel() >= x.shape[-1]:
+        return fast.rms_norm(x, weight, eps)
     return _normed(x, eps)[0] * weight
 
 

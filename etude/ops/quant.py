@@ -1,5 +1,7 @@
 """Weights in 8 and 4 bits: FP8 E4M3 with a scale per block, INT4 with a scale per group of a row.
 
+INT8 with a scale per row is for inference: nothing is stored in it.
+
 Plain torch, and the reference for any kernel. Packing takes the scale from the largest magnitude of
 a block or group and rounds to nearest. Packing what unpacking gave in float32 gives the same bits
 back: among the scales that the largest magnitude allows, the one that loses nothing is taken.
@@ -84,6 +86,41 @@ def _rounded_up(x: Tensor) -> Tensor:
     """Keep 20 of the 24 bits of positive float32 numbers, rounding the rest up."""
     bits = x.contiguous().view(torch.int32)
     return ((bits + 15) & ~15).view(torch.float32)
+
+
+def pack_int8(weight: Float[Tensor, "*E R C"]) -> tuple[Int[Tensor, "*E R C"], Tensor]:
+    """Round matrices to integers from -127 to 127, with one scale for each row.
+
+    Args:
+        weight: any float dtype; finite.
+
+    Returns:
+        The integers, and float32 scales [*E, R]: the largest magnitude of a row over 127, 1 where a
+        row is zero. No value moves by more than half a scale.
+
+    Source: arXiv:1712.05877, section 2.1, without a zero point.
+    """
+    wide = weight.detach().float()
+    top = wide.abs().amax(-1, keepdim=True) / 127
+    scale = torch.where(top > 0, top, torch.ones_like(top))
+    return (wide / scale).round_().clamp_(-127, 127).to(torch.int8), scale.squeeze(-1)
+
+
+def unpack_int8(
+    values: Int[Tensor, "*E R C"], scale: Tensor, *, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*E R C"]:
+    """Multiply rows of integers with their scales."""
+    return values.to(dtype).mul_(scale.to(dtype).unsqueeze(-1))
+
+
+def linear_int8(
+    x: Float[Tensor, "... C"],
+    values: Int[Tensor, "R C"],
+    scale: Float[Tensor, " R"],
+    bias: Float[Tensor, " R"] | None = None,
+) -> Float[Tensor, "... R"]:
+    """Multiply with a matrix of `pack_int8`, in the dtype of `x`."""
+    return F.linear(x, unpack_int8(values, scale, dtype=x.dtype), bias)
 
 
 def pack_int4(

@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from etude import arch
+from etude.ops.select import kernels
 from etude.typing import Float, Int, Tensor
+
+FEW = 64  # tokens up to which one call of a kernel turns faster than passes of torch
 
 
 def frequencies(rope: arch.Rope, width: int, device: torch.device) -> Float[Tensor, " P"]:
@@ -84,6 +87,9 @@ def rotate(
     pairs: str = "half",
 ) -> Float[Tensor, "B T H K"]:
     """Turn the first `width` dimensions of each head by the angles of `tables`."""
+    fast = kernels(x) if x.shape[:2].numel() <= FEW else None
+    if fast is not None:
+        return fast.rotate(x, cos, sin, width, pairs == "half")
     if pairs == "half":
         half = width // 2
         first, second, still = x.split((half, half, x.shape[-1] - width), dim=-1)

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from etude.ops.wide import at_least_float32
 from etude.typing import Float, Int, Tensor
 
 
@@ -20,7 +21,7 @@ def score(
 
     At bf16 the sigmoid ties and top-k then picks by index.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = at_least_float32(x)
     z = F.linear(x.to(wide), weight.to(wide))
     return z.sigmoid() if kind == "sigmoid" else z.softmax(-1)
 

@@ -1,19 +1,36 @@
 """Which twin runs: by device, sizes and what is there; never by an environment variable."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
-from etude.ops import experts
+from etude.ops import experts, native
 from etude.typing import Tensor
 
-Twin = Literal["loop", "group", "slice", "index"]
+Twin = Literal["loop", "group", "slice", "index", "native"]
 FEW_PAIRS = 8  # token-expert pairs up to which "index" beats "slice" (one core, measured)
+FEW_NATIVE = 128  # the same up to which a kernel that has been built beats both
+FEW_INT8 = 1024  # and up to which it beats making float32 experts of int8 ones
 SMALL_STACK = 64 << 20  # numbers of a stack that is worth a second copy laid out for serving
 
 
-def experts_twin(x: Tensor, active: int, stack: experts.Stack, *, serving: bool) -> Twin:
+def kernels(x: Tensor, *, always: bool = False) -> Any:
+    """The kernels of `native` where they are lent, or `always`, and can take `x`; else None."""
+    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+        return None
+    return native.built() if always else native.used()
+
+
+def experts_twin(
+    x: Tensor,
+    active: int,
+    stack: experts.Stack,
+    *,
+    serving: bool,
+    int8: bool = False,
+    fused: bool = True,
+) -> Twin:
     """Choose how to run `active` experts of a stack on each of the tokens `x` [N, D].
 
     Args:
@@ -22,7 +39,14 @@ def experts_twin(x: Tensor, active: int, stack: experts.Stack, *, serving: bool)
         stack: weights of all experts.
         serving: weights stay as they are for many passes, so that a copy of them pays, and no
             gradient is recorded.
+        fused: "native" knows their activation.
+        int8: the experts are rounded, and float32 ones are made for any twin but "native".
     """
+    few = FEW_INT8 if int8 else FEW_NATIVE
+    fused = fused and (serving or int8) and x.shape[0] * active <= few
+    if fused and kernels(x, always=int8) is not None:
+        return "native"
+    serving = serving and not int8
     if serving and x.device.type == "cpu" and stack.up.numel() <= SMALL_STACK:
         return "index" if x.shape[0] * active <= FEW_PAIRS else "slice"
     return "group"

@@ -9,14 +9,18 @@ is all it takes, in every form. Padding has step size zero, which leaves the sta
 Everything is float32 at least: a state in 16 bits drifts within a few hundred tokens.
 """
 
+from typing import Any
+
 import torch
 
+from etude.ops.wide import at_least_float32
 from etude.typing import Bool, Float, Tensor
 
 FORGET = -1000.0  # exp of it is exactly zero, in float64 too
-# Longest chunk of a CPU: the squares of a longer one leave its cache. 8 x 512 tokens forth and
-# back, 12 heads of 64, state 64: 0.80 s in chunks of 64, 1.52 s of 128, 0.84 s of 32.
-CPU_CHUNK = 64
+# Longest chunk of a CPU. 8 x 512 tokens forth and back, 12 heads of 64, state 64: where decays are
+# mild 145 ms in chunks of 32, 152 of 64, 190 of 16; where they are strong, so that products of a
+# long chunk are denormal numbers, 150, 246 and 188.
+CPU_CHUNK = 32
 
 
 def ssd_reference(
@@ -97,7 +101,7 @@ def _chunk(
     """One chunk; B and C are never repeated, the heads of a group are rows of one product."""
     groups, heads = b.shape[2], x.shape[2]
     rates = rates.transpose(1, 2)  # [B, H, Q]
-    decay = _segments(rates)  # [B, H, Q, Q]
+    decay = _Segments.apply(rates)  # [B, H, Q, Q]
     since = rates.cumsum(-1)  # from the chunk's start up to each token
     b, c = b.transpose(1, 2), c.transpose(1, 2)  # [B, G, Q, N]
     scores = (c @ b.mT).unsqueeze(2)  # [B, G, 1, Q, Q]
@@ -114,17 +118,30 @@ def _chunk(
     return (inside + before).transpose(1, 2), state
 
 
-def _segments(rates: Float[Tensor, "B H Q"]) -> Float[Tensor, "B H Q Q"]:
-    """exp(sum of the rates of tokens j + 1 to i), 0 where j > i.
+class _Segments(torch.autograd.Function):
+    """exp(sum of the rates of tokens j + 1 to i), 0 where j > i: [B, H, Q] to [B, H, Q, Q].
 
     Each sum is added up on its own: the difference of two long sums would lose the small ones (at
-    rates near 6, 1e-4 of the result in float32 against 5e-8).
+    rates near 6, 1e-4 of the result in float32 against 5e-8). The gradient may take differences:
+    its terms are all of one size.
     """
-    width = rates.shape[-1]
-    ones = torch.ones(width, width, dtype=torch.bool, device=rates.device)
-    column = rates.unsqueeze(-1).expand(*rates.shape, width)
-    sums = column.masked_fill(~ones.tril(-1), 0.0).cumsum(-2)
-    return sums.masked_fill(ones.triu(1), -torch.inf).exp()
+
+    @staticmethod
+    def forward(ctx: Any, rates: Tensor) -> Tensor:
+        width = rates.shape[-1]
+        ones = torch.ones(width, width, dtype=torch.bool, device=rates.device)
+        column = rates.unsqueeze(-1).expand(*rates.shape, width)
+        sums = column.masked_fill(~ones.tril(-1), 0.0).cumsum(-2)
+        decay = sums.masked_fill_(ones.triu(1), -torch.inf).exp_()
+        ctx.save_for_backward(decay)
+        return decay
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (decay,) = ctx.saved_tensors
+        moved = grads[0] * decay
+        ends = moved.sum(-1) - moved.sum(-2)  # of the sum from the chunk's start up to each token
+        return ends.flip(-1).cumsum(-1).flip(-1)
 
 
 def ssd_step(
@@ -151,7 +168,7 @@ def ssd_step(
 
 
 def _widened(*parts: Tensor) -> tuple[Tensor, ...]:
-    wide = torch.promote_types(parts[0].dtype, torch.float32)
+    wide = at_least_float32(parts[0])
     return tuple(part.to(wide) for part in parts)
 
 

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from etude.errors import EtudeError
+from etude.parallel.environ import process
 from etude.parallel.mesh import Ranks
 
-NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 LOOK_SECONDS = 1.0  # between two looks at whether the parent is there
 
 
@@ -29,27 +29,21 @@ def ranks(device: str = "auto", *, environ: Mapping[str, str] | None = None) -> 
         environ: what torchrun set; None = the process environment.
 
     Raises:
-        EtudeError: the device is not there, or torchrun's variables are incomplete.
+        EtudeError: the device is not there, or what torchrun should have set is missing or wrong.
     """
-    environ = os.environ if environ is None else environ
-    world, local = int(environ.get("WORLD_SIZE", "1")), int(environ.get("LOCAL_RANK", "0"))
-    place = _device(device, local)
-    if world == 1 and place.type == "cpu":
-        yield Ranks(device=place)
+    rank, world, local = process(environ)
+    where = _device(device, local)
+    if world == 1 and where.type == "cpu":
+        yield Ranks(device=where)
         return
-    missing = [name for name in NEEDED if name not in environ] if world > 1 else []
-    if missing:
-        found = f"WORLD_SIZE={world} but no {missing[0]}"
-        raise EtudeError("environment", found, do="start with `torchrun --nproc-per-node N`")
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-    rank = int(environ.get("RANK", "0"))
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
     store = None if world > 1 else dist.HashStore()
-    backend = "nccl" if place.type == "cuda" else "gloo"
+    backend = "nccl" if where.type == "cuda" else "gloo"
     with _parent(watched=world > 1):
         dist.init_process_group(backend, rank=rank, world_size=world, store=store)
         try:
-            yield Ranks(rank, world, place, init_device_mesh(place.type, (world,)))
+            yield Ranks(rank, world, where, init_device_mesh(where.type, (world,)))
         finally:
             dist.destroy_process_group()
 

@@ -50,9 +50,11 @@ def explain(raw: dict[str, Any], error: ValidationError) -> EtudeError:
         return EtudeError(where, f"unknown {found}", "", near or f"known: {', '.join(known)}")
     if first["type"] == "missing":
         return EtudeError(where, "is missing", "a value")
-    value = first.get("input")
+    value, told = first.get("input"), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and isinstance(value, dict):  # of several fields together
+        return EtudeError(where, told)
     shown = repr(value) if not isinstance(value, dict | list | tuple) else type(value).__name__
-    return EtudeError(where, f"{shown[:60]}: {first['msg'].removeprefix('Value error, ')}")
+    return EtudeError(where, f"{shown[:60]}: {told}")
 
 
 def _place(raw: Any, loc: tuple[Any, ...]) -> tuple[str, list[str]]:

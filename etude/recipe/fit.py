@@ -10,7 +10,11 @@ BEHIND = 18  # tokens written behind a context to measure speed, see `etude.eval
 
 
 def check_fit(
-    recipe: Recipe, decoder: arch.Decoder, others: Mapping[str, arch.Decoder] | None = None
+    recipe: Recipe,
+    decoder: arch.Decoder,
+    others: Mapping[str, arch.Decoder] | None = None,
+    *,
+    key: str | None = None,
 ) -> None:
     """Refuse rows, answers or vocabularies that the model has no room for.
 
@@ -18,18 +22,19 @@ def check_fit(
         recipe: what will run.
         decoder: the model it trains.
         others: by stage, where stages train other sizes.
+        key: field of the config.json that holds the context; None where it cannot be changed.
 
     Raises:
         EtudeError: a length above the model's context, or a tokenizer larger than its embedding.
     """
     for stage in recipe.stages:
-        key, length = _longest(stage)
+        where, length = _longest(stage)
         room = (others or {}).get(stage.name, decoder).max_length
         if length > room:
             found = f"{length} tokens"
             most = f"at most {room}, the model's context"
-            do = f"lower it or raise max_position_embeddings in model.config to {length}"
-            raise EtudeError(f"{stage.name}.{key}", found, most, do)
+            do = f"lower it or raise {key} in model.config to {length}" if key else "lower it"
+            raise EtudeError(f"{stage.name}.{where}", found, most, do)
     if recipe.tokenizer.path is None and recipe.tokenizer.vocab > decoder.vocab:
         found = f"{recipe.tokenizer.vocab} tokens"
         raise EtudeError(

@@ -47,6 +47,8 @@ class Model:
         """Exactly one origin, and a swap that can be made."""
         if (self.family is None) == (self.path is None):
             raise ValueError("give either family (with size) or path")
+        if self.config and self.path is not None:
+            raise ValueError("config changes a size's own; a checkpoint brings its config.json")
         if self.swapped and self.path is not None:
             raise ValueError("parts of a checkpoint cannot be swapped: its weights would not fit")
         if self.every is not None and self.mixer is None:

@@ -125,9 +125,9 @@ class Format(ABC):
     def results(self, messages: Chat) -> Iterator[Piece]:
         """A run of tool results, after the token that asked for them and the text behind it."""
 
-    @abstractmethod
     def terminator(self, message: Mapping[str, Any]) -> str:
-        """The token that the model writes to end this turn of its own."""
+        """The token that the model writes to end this turn of its own; see `Syntax.ends`."""
+        return self.syntax.ends[bool(message.get("tool_calls"))]
 
     @abstractmethod
     def read_call(self, text: str) -> Raw:

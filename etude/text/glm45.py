@@ -99,10 +99,6 @@ class GLM45(Format):
             yield from (Piece("\n"), Piece("<tool_response>", marker=True), Piece(text))
             yield Piece("</tool_response>", marker=True)
 
-    def terminator(self, message: Mapping[str, Any]) -> str:
-        """`<|observation|>` after tool calls, `<|user|>` after an answer."""
-        return self.syntax.ends[bool(message.get("tool_calls"))]
-
     def read_call(self, text: str) -> Raw:
         """Read the name, then pairs of `<arg_key>` and `<arg_value>`; blanks between are free."""
         at, pairs = text.find("<arg_key>"), []

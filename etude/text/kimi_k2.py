@@ -108,10 +108,6 @@ class KimiK2(Format):
             text = f"## Return of {message['tool_call_id']}\n{message['content']}"
             yield from _turn("system", message.get("name") or "tool", text)
 
-    def terminator(self, message: Mapping[str, Any]) -> str:
-        """The same token after an answer and after tool calls."""
-        return END
-
     def read_call(self, text: str) -> Raw:
         """Read the id, in which the name stands, and the JSON behind it."""
         id, between, body = text.partition(ARGUMENTS)

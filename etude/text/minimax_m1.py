@@ -103,10 +103,6 @@ class MiniMaxM1(Format):
         if messages:
             yield from _sentence("tool name=tools", "".join(map(_result, messages)))
 
-    def terminator(self, message: Mapping[str, Any]) -> str:
-        """The same token after an answer and after tool calls."""
-        return END
-
     def split(self, body: str) -> list[str]:
         """One call a line."""
         return [line for line in body.split("\n") if line.strip()] or [""]

@@ -116,10 +116,6 @@ class Nemotron3(Format):
             yield from (Piece("</tool_response>", marker=True), Piece("\n"))
         yield from (Piece(END, marker=True), Piece("\n"))
 
-    def terminator(self, message: Mapping[str, Any]) -> str:
-        """The same token after an answer and after tool calls."""
-        return END
-
     def read_call(self, text: str) -> Raw:
         """Read `<function=NAME>` and its parameters, whose values lie between two line breaks."""
         name, at = _named(text, 0, "<function=")

@@ -56,6 +56,8 @@ def test_the_machine_has_limits():
     [
         ({"work": "trian"}, "did you mean train"),
         ({"work": "train", "family": "glm4"}, "did you mean glm45"),
+        ({"work": "train", "weights": "int8"}, "train with int8 weights or kernels"),
+        ({"work": "decode", "weights": "int4"}, "stored or int8"),
     ],
 )
 def test_wrong_requests_are_answered_with_the_nearest(how, told):

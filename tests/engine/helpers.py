@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from etude.arch import Attention, Banded
 from etude.engine.engine import Engine
 from etude.engine.request import GenRequest, Limits, Sampling, Want
 from etude.engine.settings import Settings
@@ -18,12 +19,16 @@ VOCAB = 12  # so few ids that guesses come true
 
 
 @cache
-def model(name, dtype=torch.float64):
-    """One layer of each kind that the family has, in its tiny size, with clear choices."""
+def model(name, dtype=torch.float64, widths=()):
+    """One layer of each kind that the family has, in its tiny size, with clear choices.
+
+    With `widths`, each layer of attention comes once per width, with a band of it; 0 is none.
+    """
     module = family(name)
     whole = module.arch(module.SIZES["tiny"])
     kinds = {tuple(type(part.op) for part in layer): layer for layer in whole.layers}
-    made = build.decoder(replace(whole, layers=tuple(kinds.values()), vocab=VOCAB, max_length=96))
+    layers = [one for layer in kinds.values() for one in _banded(layer, widths)]
+    made = build.decoder(replace(whole, layers=tuple(layers), vocab=VOCAB, max_length=96))
     initialise(made, seed=3)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -36,6 +41,21 @@ def model(name, dtype=torch.float64):
             else:
                 tensor *= 2
     return made.to(dtype).eval()
+
+
+def _banded(layer, widths):
+    if not widths or not any(isinstance(part.op, Attention) for part in layer):
+        return [layer]
+    spans = [Banded(width) if width else None for width in widths]
+    return [
+        tuple(
+            replace(part, op=replace(part.op, span=span))
+            if isinstance(part.op, Attention)
+            else part
+            for part in layer
+        )
+        for span in spans
+    ]
 
 
 def prompts(seed, count, longest=14):

@@ -93,7 +93,64 @@ def test_open_prompts_are_read_with_what_others_leave(model):
     made.step()
     short = made.submit(request([2, 3], 2))
     assert [delta.id for delta in made.step() if delta.token_ids] == [short]
-    assert made.loop.live[long].computed == 16 + 14
+    assert made.loop.live[long][0].computed == 16 + 14
+
+
+def busy(engine, steps, every):
+    """Turn an engine to which something new comes with every step."""
+    for n in range(steps):
+        every(n)
+        engine.step()
+
+
+def test_open_prompts_are_read_in_turns_however_busy_the_engine_is(model):
+    made = engine(model, token_budget=16, max_running=16, pages=400, reuse=False)
+    ids = [made.submit(request([n] * 60, 2, open=True)) for n in (1, 2)]
+    made.step()
+    busy(made, 18, lambda n: made.submit(request([n % 7] * 30, 1)))
+    first, second = (made.loop.live[id][0].computed for id in ids)
+    assert first + second >= 16 + 18 * 16 // 8 and abs(first - second) <= 16
+
+
+def test_an_open_prompt_waits_behind_whole_ones_but_not_for_ever(model):
+    made = engine(model, max_running=1, max_skips=4)
+    made.submit(request([1], 9))
+    made.step()
+    id = made.submit(request(PROMPT, 2, open=True))
+    read = []
+    busy(
+        made,
+        30,
+        lambda n: read.append(made.loop.live[id][0].computed) or made.submit(request([n % 7], 2)),
+    )
+    assert not any(read[:12]) and any(read)
+
+
+def test_prompts_that_never_stop_growing_do_not_keep_a_whole_one_out(model):
+    now, grown = [0.0], {}
+    made = engine(model, max_running=2, token_budget=4, chunk=2, clock=lambda: now[0])
+    for n in (1, 2):
+        grown[made.submit(request([n] * 9, 4, open=True))] = [n] * 9
+
+    def grow(n):
+        """They are never read to their end."""
+        now[0] += 1.0
+        for id, row in grown.items():
+            row += [n % 7] * 3
+            made.extend(id, row[-3:])
+
+    busy(made, 4, grow)
+    late = made.submit(request(PROMPT, 3))
+    busy(made, 9, grow)
+    assert made.loop.live[late][0].computed == 0  # it waits for `starvation_s`
+    busy(made, 7, grow)
+    assert late not in made.loop.live
+    for id in grown:
+        made.seal(id)
+    found = turned(made, 99)
+    due = answers(model, [request(row, 4) for row in grown.values()])
+    assert [found[id].tokens for id in grown] == due
+    empty(made)
 
 
 # Odd values ---------------------------------------------------------------------------------------
@@ -290,10 +347,10 @@ def test_of_starving_requests_one_at_a_time_is_let_in_before_others(model):
 def test_a_rule_that_breaks_the_choice_ends_its_request_alone(model, monkeypatch):
     choose = Chooser.choose
 
-    def fault(self, logits, entries, rows, **how):
-        if any(entry.id == "sick" and entry.written == 2 for entry in entries):
+    def fault(self, logits, rows, **how):
+        if any(row.entry.id == "sick" and row.entry.written == 2 for row in rows):
             raise RuntimeError("injected")
-        return choose(self, logits, entries, rows, **how)
+        return choose(self, logits, rows, **how)
 
     monkeypatch.setattr(Chooser, "choose", fault)
     made = engine(model)
@@ -326,7 +383,7 @@ def test_what_a_broken_request_has_read_is_found_by_nobody(model):
 
 
 def test_after_a_passing_fault_states_are_moved_in_place_again(monkeypatch):
-    hybrid, finish, count = helpers.model("nemotron3"), Runner._done, itertools.count()
+    hybrid, finish, count = helpers.model("nemotron3"), Runner._choices, itertools.count()
     due = answers(hybrid, [request(PROMPT, 8)])
 
     def fault(self, *rest, **how):
@@ -334,7 +391,7 @@ def test_after_a_passing_fault_states_are_moved_in_place_again(monkeypatch):
             raise RuntimeError("once")
         return finish(self, *rest, **how)
 
-    monkeypatch.setattr(Runner, "_done", fault)
+    monkeypatch.setattr(Runner, "_choices", fault)
     made = engine(hybrid)
     id = made.submit(request(PROMPT, 8))
     found, careful = Answer(), []

@@ -171,19 +171,20 @@ def test_a_request_that_breaks_the_pass_ends_alone(name, phase, monkeypatch):
     requests = [request(PROMPT[: n + 1], 8, 1.0, seed=n) for n in range(4)]
     expected = answers(model, requests)
     culprit = request([7, 7, 7, 11], 8, 1.0, seed=3, id="sick")
-    finish = Runner._done
+    finish = Runner._choices
 
-    def fault(self, plan, *rest, **how):
+    def fault(self, done, **how):
         """After the layers have run: caches are written, and some states moved in place."""
+        plan = done.plan
         here = [one.entry for one in plan.spans] if phase == "reading" else plan.rows
         if any(
             entry.id == "sick" and (entry.written >= 3) == (phase == "writing") for entry in here
         ):
             raise RuntimeError("injected")
-        return finish(self, plan, *rest, **how)
+        return finish(self, done, **how)
 
     made = engine(model)
-    monkeypatch.setattr(Runner, "_done", fault)
+    monkeypatch.setattr(Runner, "_choices", fault)
     *fine, bad = made.run([*requests, culprit])
     assert (bad.finish, bad.failure.code) == ("error", "internal_error")
     assert "injected" in bad.failure.message
@@ -357,7 +358,7 @@ def test_a_hybrid_finds_a_prompt_at_its_last_page_and_where_two_part(hybrid):
     made = engine(hybrid, page_size=2, snapshot_every=99, token_budget=64)
     stem = [*PROMPT, 2]
     made.run([request([*stem, 7, 7, 7], 1)])
-    assert len(made.scheduler.snapshots) == 1  # after 8 ids
+    assert made.stats().snapshots == 1  # after 8 ids
     made.run([request([*stem, 9, 9, 9], 1)])
     assert made.stats().reused_tokens == 0  # pages are there, the state is not; now it is kept
     made.run([request([*stem, 5, 5, 5], 1)])

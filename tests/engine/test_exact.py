@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.engine.request import Want
+from etude.engine.request import Answer, Want
 from etude.models.table import FAMILIES, family
 from tests.engine import helpers
 from tests.engine.helpers import answers, empty, engine, request
@@ -15,15 +15,34 @@ from tests.engine.helpers import answers, empty, engine, request
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
-def mix(seed, count=6):
-    """Requests of many lengths, greedy and not."""
-    rng = random.Random(seed)
+def mix(seed, count=6, *, sparse=False):
+    """Requests of many lengths, greedy and not; of a sparse model most ask for its experts."""
+    rng, wants = random.Random(seed), [Want(routes=sparse), Want(routes=sparse), Want()]
     rows = helpers.prompts(seed, count, longest=10)
     rows[-1] = rows[0]  # two of one prompt
     return [
-        request(row, rng.randrange(1, 10), rng.choice([0.0, 0.7, 1.0]), seed=rng.randrange(99))
-        for row in rows
+        request(
+            row,
+            rng.randrange(1, 10),
+            rng.choice([0.0, 0.7, 1.0]),
+            seed=rng.randrange(99),
+            want=wants[n % 3],
+        )
+        for n, row in enumerate(rows)
     ]
+
+
+def routed(model, requests, answers):
+    """Fail unless the experts that are told are those of a whole pass over each answer."""
+    for one, answer in zip(requests, answers, strict=True):
+        if not one.want.routes:
+            assert answer.routes is None
+            continue
+        ids = torch.tensor([[*one.prompt, *answer.tokens]])
+        with torch.no_grad():
+            found = model(ids, labels=ids, mtp=False).routes
+        due = torch.stack([route.chosen[0, :-1] for route in found], 1)
+        assert torch.equal(answer.routes, due.to(torch.int16))
 
 
 def alone(model, requests):
@@ -49,12 +68,15 @@ CASES = [
 
 @every_family
 def test_company_chunks_pages_reuse_and_preemption_change_nothing(name):
-    model, requests = helpers.model(name), mix(7, 5)
+    model = helpers.model(name)
+    requests = mix(7, 4, sparse=sparse(model))
     expected = alone(model, requests)
     for case in CASES:
         made = engine(model, **case)
         for _ in range(2):  # the second time, with what the first one left behind
-            assert [one.tokens for one in made.run(requests)] == expected, case
+            found = made.run(requests)
+            assert [one.tokens for one in found] == expected, case
+            routed(model, requests, found)
             empty(made)
         stats = made.stats()
         assert (stats.reused_tokens > 0) == case.get("reuse", True)
@@ -63,11 +85,15 @@ def test_company_chunks_pages_reuse_and_preemption_change_nothing(name):
 @every_family
 def test_with_a_third_of_the_pages_it_needs_all_finish_with_the_same_ids(name):
     model = helpers.model(name)
-    rows = helpers.prompts(9, 9, longest=3)
-    requests = [request(row, 10, n % 2, seed=n) for n, row in enumerate(rows)]
+    rows = helpers.prompts(9, 6, longest=3)
+    wants = [Want(routes=sparse(model) and n != 4) for n in range(6)]
+    pairs = enumerate(zip(rows, wants, strict=True))
+    requests = [request(row, 10, n % 2, seed=n, want=want) for n, (row, want) in pairs]
     expected = alone(model, requests)
-    made = engine(model, pages=20, page_size=2, max_running=9, snapshot_every=2)
-    assert [one.tokens for one in made.run(requests)] == expected
+    made = engine(model, pages=13, page_size=2, max_running=6, snapshot_every=2)
+    found = made.run(requests)
+    assert [one.tokens for one in found] == expected
+    routed(model, requests, found)
     assert made.stats().preempted > 0
     empty(made)
 
@@ -89,7 +115,7 @@ def test_random_mixes_of_requests_settings_and_cancels(name, data):
         "speculate": draw(st.integers(0, 3)) if able(model) else 0,
     }
     how["pages"] = -(-draw(st.integers(24, 80)) // how["page_size"])
-    requests = mix(draw(st.integers(0, 1)), 5)
+    requests = mix(draw(st.integers(0, 1)), 5, sparse=sparse(model))
     made, told, names = engine(model, **how), {}, {}
     cancelled = set()
     for n, one in enumerate(requests):
@@ -103,8 +129,10 @@ def test_random_mixes_of_requests_settings_and_cancels(name, data):
     while made.busy:
         collect(made, told)
     empty(made)
+    whole = [id for id in names if told[id].finish != "cancelled"]
+    routed(model, [requests[names[id]] for id in whole], [told[id] for id in whole])
     for id, n in names.items():
-        tokens, finish = told[id]
+        tokens, finish = told[id].tokens, told[id].finish
         expected = due(name, requests[n])
         if finish == "cancelled":
             assert id in cancelled and tokens == expected[: len(tokens)]
@@ -125,23 +153,29 @@ def due(name, one):
 
 def collect(made, told):
     for delta in made.step():
-        tokens, _ = told.setdefault(delta.id, ([], None))
-        told[delta.id] = tokens + delta.token_ids, delta.finish
+        told.setdefault(delta.id, Answer()).add(delta)
 
 
 def able(model):
     return model.mtp is not None
 
 
+def sparse(model):
+    return any(model.routers())
+
+
 @pytest.mark.parametrize(
     "name", [n for n in FAMILIES if family(n).arch(family(n).SIZES["tiny"]).mtp]
 )
 def test_guesses_of_the_model_change_nothing_and_come_true_sometimes(name):
-    model, requests = helpers.model(name), mix(11, 8)
+    model = helpers.model(name)
+    requests = mix(11, 6, sparse=True)
     expected = alone(model, requests)
-    for count in (1, 2, 4):
+    for count in (1, 3):
         made = engine(model, speculate=count)
-        assert [one.tokens for one in made.run(requests)] == expected
+        found = made.run(requests)
+        assert [one.tokens for one in found] == expected
+        routed(model, requests, found)
         stats = made.stats()
         assert 0 < stats.accepted < stats.drafted
         empty(made)
@@ -166,11 +200,11 @@ def test_in_float32_the_first_logits_are_close_with_and_without_reuse(name):
 
 def test_deterministic_answers_and_probabilities_are_the_same_bits_in_any_company():
     model = helpers.model("glm45", torch.float32)
-    rows = helpers.prompts(3, 6)
-    requests = [request(row, 6, 1.0, seed=n, want=Want(logp="raw")) for n, row in enumerate(rows)]
+    rows = helpers.prompts(3, 5)
+    requests = [request(row, 4, 1.0, seed=n, want=Want(logp="raw")) for n, row in enumerate(rows)]
     how = {"deterministic": True, "page_size": 2, "chunk": 4}
     expected = [engine(model, **how).run([one])[0] for one in requests]
-    for more in ({}, {"pages": 16}, {"max_running": 2}):
+    for more in ({}, {"pages": 13, "max_running": 3}):
         made = engine(model, **how | more)
         for _ in range(2):
             assert made.run(requests) == expected

@@ -179,6 +179,8 @@ def test_a_seed_may_be_any_kind_of_integer(model):
 def test_nothing_asked_for_is_nothing_given(model):
     assert engine.generate(model, []) == []
     assert engine.generate(model, [[1]], max_tokens=0) == [engine.Completion()]
+    with pytest.raises(EtudeError, match="max_tokens: -1, expected 0 or more"):
+        engine.generate(model, [[1]], max_tokens=-1)
 
 
 def test_a_model_still_trains_after_it_has_generated(model):

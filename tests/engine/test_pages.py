@@ -6,32 +6,46 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.engine.pages import Pages, Slots, Snapshots, root
+from etude.engine.pages import Pages, follow, root
 from etude.errors import EtudeError
+
+
+def parts(pages, owner, tokens):
+    """Key and tokens of each whole page of a prompt."""
+    key = root(owner)
+    for at in range(0, len(tokens) - pages.size + 1, pages.size):
+        part = tuple(tokens[at : at + pages.size])
+        key = follow(key, part)
+        yield key, part
 
 
 def known(pages, owner, tokens, held):
     """Make the content of held pages known."""
-    key, size = root(owner), pages.size
-    for n, page in enumerate(held):
-        key = pages.publish(key, tuple(tokens[n * size : (n + 1) * size]), page).key
+    for part, page in zip(parts(pages, owner, tokens), held, strict=True):
+        pages.publish(*part, page)
+
+
+def find(pages, owner, tokens):
+    """Nodes with the start of a prompt."""
+    found = [pages.find(*part) for part in parts(pages, owner, tokens)]
+    return found[: found.index(None)] if None in found else found
 
 
 def test_a_prefix_is_found_by_its_owner_up_to_the_first_other_id():
     pages = Pages(8, 2)
     held = pages.take(3)
     known(pages, "one", [1, 2, 3, 4, 5, 6], held)
-    found = pages.find("one", [1, 2, 3, 4, 5, 7], 6)
+    found = find(pages, "one", [1, 2, 3, 4, 5, 7])
     assert [node.page for node in found] == held[:2]
-    assert len(pages.find("one", [1, 2, 3, 4, 5, 6], 6)) == 3
-    assert len(pages.find("one", [1, 2, 3, 4, 5, 6], 5)) == 2  # only whole pages
-    assert pages.find("two", [1, 2, 3, 4, 5, 6], 6) == pages.find("one", [3, 4], 2) == []
+    assert len(find(pages, "one", [1, 2, 3, 4, 5, 6])) == 3
+    assert len(find(pages, "one", [1, 2, 3, 4, 5])) == 2  # only whole pages
+    assert find(pages, "two", [1, 2, 3, 4, 5, 6]) == find(pages, "one", [3, 4]) == []
 
 
 def test_equal_content_has_one_page():
     pages = Pages(4, 1)
-    first, second = pages.take(1), pages.take(1)
-    assert pages.publish(root(""), (7,), first[0]) is pages.publish(root(""), (7,), second[0])
+    [first], [second], [part] = pages.take(1), pages.take(1), parts(pages, "", [7])
+    assert pages.publish(*part, first) is pages.publish(*part, second)
 
 
 def test_the_longest_unused_leaf_makes_room_first():
@@ -44,7 +58,7 @@ def test_the_longest_unused_leaf_makes_room_first():
     pages.release(other)
     assert pages.available == 4 and pages.held == 0
     assert pages.take(2) == [3, stem[1]]  # the free one, then the end of the older prompt
-    assert len(pages.find("", [1, 2], 2)) == 1 and len(pages.find("", [9], 1)) == 1
+    assert len(find(pages, "", [1, 2])) == 1 and len(find(pages, "", [9])) == 1
     assert pages.take(3) is None
 
 
@@ -58,27 +72,30 @@ def test_a_held_page_is_never_given_away_and_none_goes_twice():
     pages.release(held)
     with pytest.raises(EtudeError, match="let go twice"):
         pages.release(held)
-    slots = Slots(2)
-    slot = slots.take()
-    slots.release(slot)
-    with pytest.raises(EtudeError, match="let go twice"):
-        slots.release(slot)
 
 
 def test_snapshots_leave_with_their_page_or_when_longest_unused():
-    slots = Slots(2, first=5)
-    snapshots = Snapshots(slots)
-    pages = Pages(3, 1, snapshots.forget)
+    pages = Pages(3, 1, slots=[6, 5])
     held = pages.take(3)
     known(pages, "", [1, 2, 3], held)
-    nodes = pages.find("", [1, 2, 3], 3)
-    assert [snapshots.take(node) for node in nodes[:2]] == [5, 6]
-    snapshots.used(nodes[0])
-    assert snapshots.take(nodes[2]) == 6 and nodes[1].snapshot == -1
+    nodes = find(pages, "", [1, 2, 3])
+    assert [pages.snap(node) for node in nodes[:2]] == [5, 6]
+    pages.used(nodes[0])
+    assert pages.snap(nodes[2]) == 6 and nodes[1].snapshot == -1
     pages.release(held)
     pages.take(1)  # the page of the last id
-    assert len(snapshots) == 1 and slots.free == 1
-    assert Snapshots(Slots(0)).take(nodes[0]) == -1
+    assert pages.snapshots == 1 and pages._slots == [6]
+    assert Pages(1, 1).snap(nodes[2]) == -1
+
+
+def test_pages_of_a_band_are_behind_once_no_query_reads_them():
+    for reach, size in ((1, 1), (1, 4), (3, 2), (5, 4), (8, 4)):
+        pages = Pages(9, size, reach=reach)
+        for tokens in range(1, 30):
+            read = range(max(0, min(tokens - reach + 1, tokens - 1)), tokens)  # by the next, and it
+            assert pages.behind(tokens) <= read[0] // size  # nothing that is read is let go
+            assert pages.behind(tokens) >= (tokens - reach) // size  # and all but one is
+    assert Pages(9, 4).behind(30) == 0
 
 
 @given(st.integers(0, 10_000))
@@ -92,17 +109,13 @@ def test_counts_are_right_after_any_sequence_of_requests(seed):
             pages.check(live)
             continue
         row = [rng.randrange(2) for _ in range(rng.randrange(1, 9))]
-        shared = [node.page for node in pages.find("", row, len(row))]
+        shared = [node.page for node in find(pages, "", row)]
         pages.hold(shared)
         more = pages.take(len(row) // pages.size - len(shared))
         if more is None:
             pages.release(shared)
         else:
-            key = root("")
-            for n, page in enumerate([*shared, *more]):
-                tokens = tuple(row[n * pages.size : (n + 1) * pages.size])
-                node = pages.publish(key, tokens, page)
-                assert node.page == page
-                key = node.key
+            for part, page in zip(parts(pages, "", row), [*shared, *more], strict=True):
+                assert pages.publish(*part, page).page == page
             live.append([*shared, *more])
         pages.check(live)

@@ -1,6 +1,7 @@
 """A checkpoint that is not whole is refused by name, through the command line and from Python."""
 
 import json
+import os
 import random
 import shutil
 import warnings
@@ -69,7 +70,8 @@ HARM = [
     (lose_shard, 1, "model-00002-of-"),
     (cut_shard, 1, "model-00003-of-"),
     (lose_shard_name, 2, f"{INDEX}: {NORM}: '../elsewhere.safetensors'"),
-    (lambda f: configure(f, model_type="llama"), 2, "'llama'"),
+    (lambda f: configure(f, model_type="llama"), 2, "config.json: model_type: 'llama'"),
+    (lambda f: configure(f, rope_parameters="yarn"), 2, "rope_parameters: 'yarn', expected a map"),
     (lambda f: configure(f, hidden_size=40), 2, "harmed: "),
     (lambda f: configure(f, hidden_size=2**40), 2, "config.json: describes no model"),
     (lambda f: configure(f, first_k_dense_replace=-1), 2, "first_k_dense_replace: -1"),
@@ -77,6 +79,8 @@ HARM = [
     (lambda f: (f / "config.json").write_text("[]"), 2, "config.json: has no model_type"),
     (lambda f: (f / "config.json").unlink(), 2, "holds no config.json"),
     (lambda f: (f / "tokenizer.json").write_text("{}"), 2, "tokenizer.json: cannot be read"),
+    (lambda f: (f / "run.json").mkdir(), 1, "run.json: cannot be read (Is a directory)"),
+    (lambda f: (f / "config.json").write_text("[" * 100_000), 2, "config.json: is not JSON"),
     (pickled, 2, "pytorch_model.bin: is a pickle"),
 ]
 
@@ -90,6 +94,19 @@ def test_a_checkpoint_that_is_not_whole_is_named_and_nothing_is_written(
     assert not (tmp_path / "made").exists()
     with pytest.raises(EtudeError):
         library.load(harmed)
+
+
+def test_a_folder_that_may_not_be_opened_is_named(etude, harmed):
+    user = os.geteuid()
+    harmed.chmod(0)
+    try:
+        if user == 0:
+            os.seteuid(65534)  # nobody
+        told = etude("convert", harmed, "made").error(code=1)
+    finally:
+        os.seteuid(user)
+        harmed.chmod(0o700)
+    assert "harmed" in told and ": cannot be opened (Permission denied); choose another" in told
 
 
 def test_code_that_comes_with_a_checkpoint_is_never_run(etude, harmed, tmp_path):

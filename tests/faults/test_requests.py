@@ -112,6 +112,11 @@ def test_a_file_that_is_no_recipe_is_named(etude, tmp_path, content, told):
         (("convert", "here", "there", "--shard-gb", "0"), "--shard-gb"),
         (("show", "runs/nothing"), "runs/nothing: no such folder, expected a checkpoint"),
         (("show", "."), ".: holds no config.json"),
+        (("show", "glm45-"), "glm45 size: '', expected one of full"),
+        (("show", "native"), "family: 'native', expected one of glm45"),
+        (("show", "recipes", "mine"), "show recipes: mine behind it, expected nothing more"),
+        (("show", "stage", "rl", "--match", "flops"), "show stage: --match flops behind it"),
+        (("show", "glm45-tiny", "--match", "flops"), "model: match needs a mixer, ffn, router"),
         (("bench", "tarin"), "did you mean train?"),
         (("bench", "--repeats", "0"), "--repeats"),
         (("bench", "--threads", "-1"), "--threads"),
@@ -119,10 +124,40 @@ def test_a_file_that_is_no_recipe_is_named(etude, tmp_path, content, told):
         (("chat", "here", "--temperature", "nan"), "--temperature"),
         (("chat", "here", "--max-tokens", "0"), "--max-tokens"),
         (("train", "glm45_quick", "device=mps"), "device: 'mps', expected auto, cpu, cuda"),
+        (("train", "glm45_quick", "model={path: x, config: {n: 1}}"), "model: config changes"),
     ],
 )
 def test_an_argument_out_of_range_is_told(etude, arguments, told):
     assert told in etude(*arguments).error(code=2)
+
+
+@pytest.mark.parametrize("verb", ["train glm45_quick", "bench flops"])
+def test_a_file_in_the_place_of_a_folder_is_told_before_the_work(etude, tmp_path, verb):
+    (tmp_path / "file").write_text("kept")
+    assert "'file' is a file" in etude(*verb.split(), "--out", "file").error(code=2)
+
+
+def test_parts_of_a_checkpoint_cannot_be_swapped(etude, published):
+    told = etude("show", published, "model.mixer=lightning").error(code=2)
+    assert "is a folder of its own, expected a recipe or a name such as glm45-tiny" in told
+
+
+ENVIRON = [
+    ({"WORLD_SIZE": "two"}, "environment: WORLD_SIZE: 'two', expected a whole number, 1 or more"),
+    ({"WORLD_SIZE": "0"}, "environment: WORLD_SIZE: '0'"),
+    ({"RANK": "x"}, "environment: RANK: 'x', expected a whole number, 0 or more; unset it"),
+    ({"LOCAL_RANK": "-1"}, "environment: LOCAL_RANK: '-1'"),
+]
+
+
+@pytest.mark.parametrize(("variables", "told"), ENVIRON)
+def test_a_variable_of_the_launcher_that_is_no_number_is_told(
+    etude, recipe, tmp_path, monkeypatch, variables, told
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert told in etude("train", recipe).error(code=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dtype_that_is_none_is_told_and_nothing_is_written(etude, published, tmp_path):

@@ -67,6 +67,10 @@ def test_a_vocabulary_is_the_recipes_own_unless_it_reads_one():
             "known: architectures, attention_bias",
         ),
         (lambda: describe(Model(path="no/such/folder")), "no/such/folder: no such folder"),
+        (
+            lambda: describe(Model(family="nemotron3", config={"hybrid_override_pattern": "MX"})),
+            "model.config: hybrid_override_pattern: 'X' at place 1",
+        ),
     ],
 )
 def test_what_does_not_exist_is_answered_with_the_nearest(ask, told):

@@ -136,5 +136,5 @@ def test_a_damaged_description_is_told_in_one_line(folder, change, told):
 
 def test_it_is_no_family_to_be_asked_for_by_name():
     assert "native" not in table.FAMILIES
-    with pytest.raises(EtudeError, match="native size"):
+    with pytest.raises(EtudeError, match="family: 'native', expected one of glm45"):
         named("native")

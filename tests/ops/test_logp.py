@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from etude.ops import logp as module
 from etude.ops.logp import label_logp, label_logp_reference
 
 CASES = [(1.0, False), (1.0, True), (0.7, True), (1.3, False)]
@@ -15,9 +16,14 @@ def case():
     return hidden, weight, labels
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 20])
 @pytest.mark.parametrize("chunk", [1, 4, 11, None])
 @pytest.mark.parametrize(("temperature", "entropy"), CASES)
-def test_chunks_equal_the_full_logits_in_value_and_gradient(temperature, entropy, chunk):
+def test_chunks_equal_the_full_logits_in_value_and_gradient(
+    temperature, entropy, chunk, kept, monkeypatch
+):
+    """Whether the logits are kept for the backward pass or made again."""
+    monkeypatch.setattr(module, "KEPT_BYTES", kept)
     hidden, weight, labels = case()
     how = {"temperature": temperature, "entropy": entropy}
     fast = label_logp(hidden, weight, labels, chunk=chunk, **how)
@@ -35,6 +41,20 @@ def test_chunks_equal_the_full_logits_in_value_and_gradient(temperature, entropy
         assert fast[1] is None
     for a, b in zip(gradients(fast), gradients(slow), strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
+
+
+def test_logits_up_to_the_limit_are_kept_and_give_one_backward_pass(monkeypatch):
+    """They become their gradient in place, so that a second pass is refused, not wrong."""
+    hidden, weight, labels = case()
+    for kept in (4 * 11 * 9, 4 * 11 * 9 - 1):
+        monkeypatch.setattr(module, "KEPT_BYTES", kept)
+        total = label_logp(hidden, weight, labels)[0].sum()
+        total.backward(retain_graph=True)
+        if kept == 4 * 11 * 9:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                total.backward()
+        else:
+            total.backward()
 
 
 def test_an_ignored_position_gives_exactly_nothing():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from etude.ops.attention import document_positions
-from etude.ops.ssd import _segments, ssd, ssd_reference, ssd_step
+from etude.ops.ssd import _Segments, ssd, ssd_reference, ssd_step
 
 HEADS, WIDTH, STATE = 6, 3, 5
 CLOSE = {"atol": 1e-11, "rtol": 1e-11}
@@ -118,8 +118,8 @@ def test_float32_keeps_small_decays_behind_large_ones():
     """Rates that add up to 300 within a chunk: 1e-7 off, where a difference of sums is 1e-5 off."""
     rates = -torch.rand(1, 1, 128, generator=torch.Generator().manual_seed(0)) * 9
     rates[..., 64:] *= 1e-3
-    exact, sums = _segments(rates.double()), rates.cumsum(-1)
-    torch.testing.assert_close(_segments(rates).double(), exact, atol=3e-7, rtol=0)
+    exact, sums = _Segments.apply(rates.double()), rates.cumsum(-1)
+    torch.testing.assert_close(_Segments.apply(rates).double(), exact, atol=3e-7, rtol=0)
     lossy = (sums[..., :, None] - sums[..., None, :]).exp().tril().double()
     assert (lossy - exact).abs().max() > 1e-5
 

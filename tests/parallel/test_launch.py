@@ -23,10 +23,16 @@ def test_one_process_on_a_cpu_needs_no_group():
         assert alone.sum(torch.ones(2)).tolist() == [1, 1] and alone.any(True)
 
 
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+TORCHRUN |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
 @pytest.mark.parametrize(
     ("device", "environ", "said"),
     [
         ("cpu", {"WORLD_SIZE": "2", "RANK": "0"}, "no LOCAL_RANK; start with `torchrun"),
+        ("cpu", TORCHRUN | {"RANK": "2"}, "RANK: 2, expected less than WORLD_SIZE, 2; start with"),
+        ("cpu", TORCHRUN | {"MASTER_PORT": "any"}, "MASTER_PORT: 'any', expected a whole number"),
         ("gpu", {}, "device: 'gpu', expected auto, cpu, cuda or cuda:N"),
         ("mps", {}, "device: 'mps', expected auto, cpu, cuda or cuda:N"),
         ("meta", {}, "device: 'meta', expected auto, cpu, cuda or cuda:N"),

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.parity.published import observe, scatter, unpack
+from tests.parity.published import built, observe, opened, scatter, unpack
 
 BASE: dict[str, Any] = {
     "vocab_size": 96,
@@ -84,12 +84,7 @@ def make(case: str, folder: Path, *, seed: int = 0) -> dict[str, Tensor]:
 
     torch.manual_seed(1000 + seed)
     settings = Glm4MoeConfig(**config(case))
-    model = Glm4MoeForCausalLM._from_config(
-        settings, attn_implementation="eager", experts_implementation="eager"
-    ).eval()
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    scatter(model)
+    model = built(Glm4MoeForCausalLM, settings)
     model.save_pretrained(folder)
     told = observe(model, unpack)
     if settings.num_nextn_predict_layers:
@@ -134,9 +129,4 @@ def reopen(folder: Path) -> tuple[Any, dict[str, Any]]:
     """Open a checkpoint in transformers: the model, and what it says of the names."""
     from transformers import Glm4MoeForCausalLM
 
-    return Glm4MoeForCausalLM.from_pretrained(
-        folder,
-        attn_implementation="eager",
-        experts_implementation="eager",
-        output_loading_info=True,
-    )
+    return opened(Glm4MoeForCausalLM, folder)

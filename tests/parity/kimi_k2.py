@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tests.parity.glm45 import extra_layer
-from tests.parity.published import observe, scatter, unpack
+from tests.parity.published import built, observe, opened, unpack
 
 YARN: dict[str, Any] = {
     "rope_type": "yarn",
@@ -101,12 +101,7 @@ def make(case: str, folder: Path, *, seed: int = 0) -> dict[str, torch.Tensor]:
 
     torch.manual_seed(2000 + seed)
     settings = DeepseekV3Config(**config(case))
-    model = DeepseekV3ForCausalLM._from_config(
-        settings, attn_implementation="eager", experts_implementation="eager"
-    ).eval()
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    scatter(model)
+    model = built(DeepseekV3ForCausalLM, settings)
     _quiet(model, settings.kv_lora_rank)
     model.save_pretrained(folder)
     path = folder / "config.json"
@@ -138,10 +133,4 @@ def reopen(folder: Path) -> tuple[Any, dict[str, Any]]:
 
     keys = json.loads((folder / "config.json").read_text())
     keys.pop("model_type")
-    return DeepseekV3ForCausalLM.from_pretrained(
-        folder,
-        config=DeepseekV3Config(**keys),
-        attn_implementation="eager",
-        experts_implementation="eager",
-        output_loading_info=True,
-    )
+    return opened(DeepseekV3ForCausalLM, folder, config=DeepseekV3Config(**keys))

@@ -83,12 +83,7 @@ def make(case: str, folder: Path, *, seed: int = 0) -> dict[str, Tensor]:
     from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
     torch.manual_seed(1000 + seed)
-    model = MiniMaxForCausalLM._from_config(
-        MiniMaxConfig(**config(case)), attn_implementation="eager", experts_implementation="eager"
-    ).eval()
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    published.scatter(model)
+    model = published.built(MiniMaxForCausalLM, MiniMaxConfig(**config(case)))
     model.save_pretrained(folder)
     file = folder / "model.safetensors"
     kept = {k: v for k, v in load_file(file).items() if not k.endswith(TABLES)}
@@ -114,11 +109,6 @@ def reopen(folder: Path) -> tuple[Any, dict[str, Any]]:
     """
     from transformers import MiniMaxForCausalLM
 
-    model, info = MiniMaxForCausalLM.from_pretrained(
-        folder,
-        attn_implementation="eager",
-        experts_implementation="eager",
-        output_loading_info=True,
-    )
+    model, info = published.opened(MiniMaxForCausalLM, folder)
     wanted = {name for name in info["missing_keys"] if not name.endswith(TABLES)}
     return model, {**info, "missing_keys": wanted}

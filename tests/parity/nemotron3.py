@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.parity.published import observe, scatter
+from tests.parity.published import built, observe, opened, scatter
 
 BASE: dict[str, Any] = {
     "vocab_size": 96,
@@ -81,12 +81,7 @@ def make(case: str, folder: Path, *, seed: int = 0) -> dict[str, Tensor]:
 
     torch.manual_seed(3000 + seed)
     settings = NemotronHConfig(**config(case))
-    model = NemotronHForCausalLM._from_config(
-        settings, attn_implementation="eager", experts_implementation="eager"
-    ).eval()
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    scatter(model)
+    model = built(NemotronHForCausalLM, settings)
     remember(model)
     as_released(model)
     model.save_pretrained(folder)
@@ -177,11 +172,6 @@ def reopen(folder: Path) -> tuple[Any, dict[str, Any]]:
     """Open a checkpoint in transformers: the model, and what it says of the names."""
     from transformers import NemotronHForCausalLM
 
-    model, info = NemotronHForCausalLM.from_pretrained(
-        folder,
-        attn_implementation="eager",
-        experts_implementation="eager",
-        output_loading_info=True,
-    )
+    model, info = opened(NemotronHForCausalLM, folder)
     as_released(model)
     return model, info

@@ -22,6 +22,24 @@ LENGTHS = (13, 7, 4)  # rows of the padded batch
 Unpack = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
+# how transformers is to run them
+PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
+
+
+def built(kind: Any, settings: Any) -> Any:
+    """Make a random model of a class of transformers that never stops by itself."""
+    model = kind._from_config(settings, **PLAIN).eval()
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    scatter(model)
+    return model
+
+
+def opened(kind: Any, folder: Path, **more: Any) -> tuple[Any, dict[str, Any]]:
+    """Open a checkpoint in a class of transformers: the model, and what it says of the names."""
+    return kind.from_pretrained(folder, output_loading_info=True, **PLAIN, **more)
+
+
 def observe(model: Any, unpack: Unpack) -> dict[str, Tensor]:
     """Record logits, padded rows, greedy text, loss, gradients and the loss after one step.
 

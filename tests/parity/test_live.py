@@ -5,11 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 import etude
-from tests.parity.cases import families
+from tests.parity.cases import BOUND, families
 
 pytestmark = pytest.mark.parity
 CASES = [(family, case) for family, module in families().items() for case in sorted(module.CASES)]
-BOUND = 5e-5
 
 
 @pytest.fixture(params=CASES, ids="-".join)

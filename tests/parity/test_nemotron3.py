@@ -11,8 +11,7 @@ import torch
 
 import etude
 from tests.parity import nemotron3
-from tests.parity.cases import read
-from tests.parity.test_published_outputs import BOUND
+from tests.parity.cases import BOUND, read
 
 
 @pytest.mark.parametrize("name", ["nemotron3-super", "nemotron3-ultra"])

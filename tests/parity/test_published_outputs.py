@@ -11,9 +11,7 @@ import torch
 
 import etude
 from etude.models import table
-from tests.parity.cases import families, names, read
-
-BOUND = 5e-5
+from tests.parity.cases import BOUND, families, names, read
 
 
 def test_logits_equal_the_published_implementation(case):

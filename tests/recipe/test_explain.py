@@ -49,7 +49,7 @@ CASES = [
     ({}, "recipe: is missing"),
     ({"stage": []}, "stage: no such field; did you mean stages?"),
     ({"model": {"famly": "glm45"}}, "model.famly: no such field; did you mean model.family?"),
-    ({"model": {}}, "model: dict: give either family (with size) or path"),
+    ({"model": {}}, "model: give either family (with size) or path"),
     ({"stages": [TEXT | {"tokns": 3}]}, "pretrain.tokns: no such field; did you mean pretrain.tok"),
     (
         {"stages": [TEXT | {"stage": "pretrian"}]},
@@ -69,7 +69,7 @@ CASES = [
     ),
     (
         {"stages": [TEXT | {"batch": {"rows": 2, "ramp_from": 4}}]},
-        "pretrain.batch: dict: ramp_from 4",
+        "pretrain.batch: ramp_from 4",
     ),
     ({"stages": [TEXT | {"data": {"mix": {"general": -1}}}]}, "pretrain.data.mix.general: -1"),
     ({"stages": [{"stage": "rl"}]}, "rl.environments: is missing"),

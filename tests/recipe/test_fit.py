@@ -4,6 +4,7 @@ import pytest
 
 from etude import arch
 from etude.errors import EtudeError
+from etude.models.describe import length_key
 from etude.recipe.fit import check_dtype, check_fit
 from etude.recipe.load import load
 
@@ -26,6 +27,20 @@ def test_what_does_not_fit_is_named_with_its_limit(override, message):
     with pytest.raises(EtudeError) as caught:
         check_fit(load("glm45_quick", [override]), MODEL)
     assert message in str(caught.value)
+
+
+KEYS = [("glm45_quick", "max_position_embeddings"), ("gpt3_quick", "n_positions")]
+
+
+@pytest.mark.parametrize(("name", "key"), KEYS)
+def test_the_key_that_would_make_room_is_that_of_the_family(name, key):
+    recipe = load(name, ["eval.length=5000"])
+    assert length_key(recipe) == key
+    with pytest.raises(EtudeError, match=f"or raise {key} in model.config to 5000"):
+        check_fit(recipe, MODEL, key=key)
+    assert length_key(load(name, ["model={path: somewhere}"])) is None
+    with pytest.raises(EtudeError, match="the model's context; lower it$"):
+        check_fit(recipe, MODEL)
 
 
 def test_a_length_equal_to_the_context_fits():

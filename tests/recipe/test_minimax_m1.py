@@ -3,21 +3,16 @@
 import pytest
 
 from etude import arch
-from etude.data.check import check_names
 from etude.errors import EtudeError
 from etude.models.describe import planned
 from etude.optim import schedule
-from etude.recipe.fit import check_fit
 from etude.recipe.load import load
 from etude.recipe.plan import cost
+from tests.recipe.whole import check_planned, stages
 
 NAMES = ["minimax_m1_quick", "minimax_m1_tiny", "minimax_m1_small", "minimax_m1_paper"]
 ORDER = ["base_constant", "base_reduced", "base_decay", "continued"]
 STEPS = ["extend_32k", "extend_128k", "extend_512k", "extend_1m"]
-
-
-def stages(name):
-    return {stage.name: stage for stage in load(name).stages}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,10 +21,7 @@ def test_every_size_has_every_stage_before_reinforcement_learning_and_can_be_pla
     found = [stage.name for stage in recipe.stages]
     wanted = [*ORDER, *STEPS, "cold_start", "eval"]
     assert [stage for stage in found if stage in wanted] == wanted
-    decoder = planned(recipe)
-    check_fit(recipe, decoder)
-    check_names(recipe, ready=False)
-    assert all(row.flops > 0 for row in cost(recipe, decoder, 1e12))
+    check_planned(recipe)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,19 +3,13 @@
 import pytest
 
 from etude import arch
-from etude.data.check import check_names
-from etude.models.describe import by_stage, planned
+from etude.models.describe import by_stage
 from etude.optim.schedule import factor
-from etude.recipe.fit import check_fit
 from etude.recipe.load import load
-from etude.recipe.plan import cost
+from tests.recipe.whole import check_planned, stages
 
 PAPERS = ("nemotron3_paper", "nemotron3_super_paper", "nemotron3_ultra_paper")
 SIZES = ("nemotron3_quick", "nemotron3_tiny", "nemotron3_small", *PAPERS)
-
-
-def stages(name):
-    return {stage.name: stage for stage in load(name).stages}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -23,9 +17,7 @@ def test_every_size_has_every_stage_before_reinforcement_learning_and_can_be_pla
     recipe = load(name)
     kinds = [stage.stage for stage in recipe.stages]
     assert [k for k in dict.fromkeys(kinds) if k != "eval"] == ["pretrain", "midtrain", "sft"]
-    check_fit(recipe, planned(recipe), by_stage(recipe))
-    check_names(recipe, ready=False)
-    assert all(row.flops > 0 for row in cost(recipe, planned(recipe), 1e12))
+    check_planned(recipe)
 
 
 @pytest.mark.parametrize("name", SIZES)

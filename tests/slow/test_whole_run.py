@@ -201,12 +201,11 @@ SHORT = [
     "rl.rollout={prompts: 12, per_prompt: 64, max_tokens: 12}",
     "rl.steps=4",
 ]
-# A gradient that is a sum of terms of 1e-2 which cancel is known to 5e-8. AdamW divides it by its own
-# size plus eps: with the usual 1e-8 such a number (one of all weights here) takes a step of its own on
-# each side, 6e-4 apart, and later a choice of experts flips. An eps above the rounding leaves none.
-ADAMW = [
-    f"{stage}.optimizer={{kind: adamw, learning_rate: 3e-3, eps: 1e-5}}" for stage in STAGES
-]
+# A gradient that is a sum of terms of 1e-2 which cancel is known to 5e-8. AdamW divides it by its
+# own size plus eps: with the usual 1e-8 such a number (one of all weights here) takes a step of its
+# own on each side, 6e-4 apart, and later a choice of experts flips. An eps above the rounding
+# leaves none.
+ADAMW = [f"{stage}.optimizer={{kind: adamw, learning_rate: 3e-3, eps: 1e-5}}" for stage in STAGES]
 
 
 @pytest.mark.timeout(900)

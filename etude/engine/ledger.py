@@ -1,0 +1,241 @@
+"""What each request holds: pages of every kind, a state slot, and what others may find of them.
+
+Layers that read equally far back keep their tokens in pages of one kind, with a table of its own.
+Behind a band pages are let go, and leave a hole in the table; layers that read all keep all.
+"""
+
+from etude.engine.desk import Desk
+from etude.engine.entry import HOLE, Entry
+from etude.engine.pages import Node, Pages, follow
+from etude.engine.settings import Settings
+from etude.engine.store import Store
+from etude.errors import EtudeError
+
+
+class Ledger:
+    """Counts of all that requests hold.
+
+    Args:
+        store: memory of the layers.
+        desk: rows of those that write.
+        settings: bounds.
+
+    Attributes:
+        tables: pages by kind; the first reaches back furthest, and knows snapshots and routes.
+        free: slots for the states of those that read, which nobody has.
+        stateful: whether layers have states.
+        asked, hits: tokens of prompts that were looked for, and found.
+    """
+
+    def __init__(self, store: Store, desk: Desk, settings: Settings):
+        self.store, self.desk, self.settings = store, desk, settings
+        self.size, self.stateful = store.size, bool(store.states)
+        most = settings.max_running
+        self.free = list(range(most))
+        snapshots = range(most, most + settings.snapshots)
+        self.tables = [
+            Pages(count, store.size, reach=reach, slots=() if table else snapshots)
+            for table, (reach, count) in enumerate(zip(store.reaches, store.counts, strict=True))
+        ]
+        self.asked = self.hits = 0
+
+    def enter(self, entry: Entry, *, spare: int) -> bool:
+        """Give a request the pages that it can share, and new ones for what it reads.
+
+        Args:
+            entry: who holds nothing so far.
+            spare: pages of each kind that must be left.
+
+        Returns:
+            Whether there were enough.
+        """
+        found, junction = self._find(entry)
+        entry.computed = entry.clean = len(found) * self.size
+        for table, pages in enumerate(self.tables):
+            gone = pages.behind(entry.computed)
+            shared = [node.page for _, nodes in found[gone:] if (node := nodes[table])]
+            pages.hold(shared)
+            entry.pages.append([HOLE] * gone + shared)
+        entry.nodes = [key for key, _ in found]
+        soon = entry.computed + self.settings.span
+        if not self.grow(entry, len(entry.known), soon=soon, spare=spare):
+            self.leave(entry)
+            return False
+        if entry.request.want.routes:
+            for _, nodes in found[len(entry.routes) // self.size :]:
+                known = nodes[0].routes if nodes[0] else None
+                entry.routes += (known or [])[len(entry.routes) % self.size :]
+        self.asked += len(entry.known)
+        self.hits += entry.computed
+        if self.stateful:
+            entry.slot = self.free.pop()
+            if found and (last := found[-1][1][0]):
+                self.tables[0].used(last)
+                self.store.copy(last.snapshot, entry.slot)
+            else:
+                self.store.clear(entry.slot)
+            self.mark(entry, junction)
+        return True
+
+    def grow(self, entry: Entry, tokens: int, *, soon: int | None = None, spare: int = 0) -> bool:
+        """Give a request pages for so many tokens; false, and none, if there are too few.
+
+        Args:
+            entry: who.
+            tokens: in all.
+            soon: of pages that are let go again, only for so many.
+            spare: pages of each kind that must be left.
+        """
+        more = []
+        for pages, held in zip(self.tables, entry.pages, strict=True):
+            end = tokens if soon is None or pages.reach is None else min(soon, tokens)
+            more.append(max(0, pages.needed(end) - len(held)))
+            if more[-1] and more[-1] + spare > pages.available:
+                return False
+        for pages, held, count in zip(self.tables, entry.pages, more, strict=True):
+            held += pages.take(count) or []
+        return True
+
+    def share(self, leader: Entry, entry: Entry) -> bool:
+        """Let a request go on from what another with the same prompt has read.
+
+        Returns:
+            Whether there were enough pages for its own.
+        """
+        whole = leader.computed // self.size
+        for pages, held in zip(self.tables, leader.pages, strict=True):
+            entry.pages.append(held[:whole])
+            pages.hold(_solid(held[:whole]))
+        if not self.grow(entry, len(entry.known)):
+            self.leave(entry)
+            return False
+        entry.nodes, entry.computed = leader.nodes[:whole], leader.computed
+        return True
+
+    def shed(self, entry: Entry) -> None:
+        """Let pages go that no layer of their kind reads again."""
+        for pages, held in zip(self.tables, entry.pages, strict=False):
+            behind = pages.behind(entry.computed)
+            if behind and held[behind - 1] != HOLE:
+                pages.release(_solid(held[:behind]))
+                held[:behind] = [HOLE] * behind
+
+    def stand(self, entry: Entry) -> None:
+        """Take the state slot of a request back: it writes, or is gone."""
+        if entry.slot >= 0:
+            self.free.append(entry.slot)
+            entry.slot = -1
+
+    def leave(self, entry: Entry) -> None:
+        """Let everything go that a request holds; it may start anew from its ids."""
+        for pages, held in zip(self.tables, entry.pages, strict=False):
+            pages.release(_solid(held))
+        self.stand(entry)
+        entry.pages, entry.nodes, entry.computed, entry.clean = [], [], 0, 0
+        entry.marks.clear()
+
+    # What others find -----------------------------------------------------------------------------
+
+    def _find(self, entry: Entry) -> tuple[list[tuple[bytes, list[Node | None]]], int]:
+        """Pages with the start of what a request knows; one id at least is left to compute.
+
+        Returns:
+            Key and nodes, one of each kind, of each page up to where the request can go on; and
+            the number of tokens after which it could, were the states there known.
+        """
+        how, want, known = self.settings, entry.request.want, entry.known
+        if not how.reuse or want.prompt:
+            return [], 0
+        limit, step, parent = len(known) - 1, self.size, entry.parent
+        if how.deterministic:  # passes begin at fixed places, whoever computed what stands before
+            limit, step = min(limit, entry.prompt - 1), how.span
+        found: list[tuple[bytes, list[Node | None]]] = []
+        runs, usable, junction = [0] * len(self.tables), 0, 0
+        for end in range(self.size, limit + 1, self.size):
+            tokens = tuple(known[end - self.size : end])
+            parent = follow(parent, tokens)
+            nodes = [pages.find(parent, tokens) for pages in self.tables]
+            first = nodes[0]
+            told = end <= len(entry.routes) or (first is not None and first.routes is not None)
+            if (first is None and self.tables[0].reach is None) or (want.routes and not told):
+                break
+            found.append((parent, nodes))
+            runs = [run + 1 if node else 0 for run, node in zip(runs, nodes, strict=True)]
+            read = [len(found) - pages.behind(end) for pages in self.tables]
+            if end % step == 0 and all(run >= n for run, n in zip(runs, read, strict=True)):
+                junction = end
+                if not self.stateful or (first is not None and first.snapshot >= 0):
+                    usable = len(found)
+        return found[:usable], junction
+
+    def mark(self, entry: Entry, junction: int = 0) -> None:
+        """Note where the states of a prompt are to be kept for later prompts."""
+        if not (self.stateful and self.settings.reuse and self.settings.snapshots):
+            return
+        step = self.size * self.settings.snapshot_every
+        places = {*range(step, len(entry.known), step), entry.prompt // self.size * self.size}
+        places.add(junction)
+        if self.settings.deterministic:
+            span = self.settings.span
+            places = {*range(span, entry.prompt + 1, span)}
+        entry.marks |= {place for place in places if place > entry.computed}
+
+    def publish(self, entry: Entry) -> None:
+        """Let others find what a request has computed, whole pages of it, and its state."""
+        if not self.settings.reuse:
+            return
+        size, end = self.size, entry.computed
+        if self.settings.deterministic:
+            end = min(end, entry.prompt) // self.settings.span * self.settings.span
+        elif entry.row >= 0 and end // size > len(entry.nodes):
+            self.desk.save(entry, end // size * size)
+        for n in range(len(entry.nodes), end // size):
+            tokens = tuple(entry.known[n * size : (n + 1) * size])
+            key = follow(entry.parent, tokens)
+            for pages, held in zip(self.tables, entry.pages, strict=True):
+                if (own := held[n]) == HOLE:
+                    continue
+                node = pages.publish(key, tokens, own)
+                if node.page != own:  # somebody else was first: theirs serves us both
+                    pages.hold([node.page])
+                    pages.release([own])
+                    held[n] = node.page
+                if entry.request.want.routes and node.routes is None:
+                    node.routes = entry.routes[n * size : (n + 1) * size]
+            entry.nodes.append(key)
+        if entry.slot >= 0 and entry.computed in entry.marks and entry.computed == end:
+            node = self.tables[0].node(entry.pages[0][end // size - 1])
+            if node is not None and node.snapshot < 0 and (slot := self.tables[0].snap(node)) >= 0:
+                self.store.copy(entry.slot, slot)
+
+    def disown(self, entry: Entry) -> None:
+        """Forget what a request has published: it may be as broken as the request is."""
+        for pages, held in zip(self.tables, entry.pages, strict=False):
+            pages.disown(held)
+
+    def check(self, live: list[Entry]) -> None:
+        """Compare all counts with what the live requests hold.
+
+        Raises:
+            EtudeError: a page, slot or row is lost, or has two owners.
+        """
+        # on the desk whole pages may be others' too; a page that is read into is one request's
+        own = [(e.clean if e.row >= 0 else e.computed) // self.size for e in live]
+        taken = [entry.slot for entry in live if entry.slot >= 0]
+        if sorted([*self.free, *taken]) != list(range(self.settings.max_running)):
+            found = f"{self.free} free and {taken} taken"
+            raise EtudeError("state slots", found, "each once", code=1)
+        rows = [entry.row for entry in live if entry.row >= 0]
+        if sorted(rows) != [entry.row for entry in self.desk.entries] or len(set(rows)) < len(rows):
+            raise EtudeError("desk", "rows out of order", "one request per row", code=1)
+        for table, pages in enumerate(self.tables):
+            held = [entry.pages[table] if entry.pages else [] for entry in live]
+            pages.check([_solid(row) for row in held])
+            single = [page for row, n in zip(held, own, strict=True) for page in _solid(row[n:])]
+            if len(single) != len(set(single)):
+                raise EtudeError("page pool", "a page with two owners", "one owner each", code=1)
+
+
+def _solid(held: list[int]) -> list[int]:
+    """The pages of a table without its holes."""
+    return [page for page in held if page != HOLE]
