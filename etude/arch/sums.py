@@ -6,7 +6,7 @@ from etude.arch.mixers import MIXERS, MLA, Attention, Lightning, Mamba2
 from etude.arch.parts import MLP, Decoder, Layer, MoE, Op
 from etude.arch.tensors import layer_tensors, tensors
 
-BACKWARD = 1.45  # peak of a pass over what it keeps (six structures, 1.3 to 1.5)
+BACKWARD = 1.15  # peak of a pass over what it keeps; ten structures: 0.84 to 1.32 of the measured
 LOGITS = 32 << 20  # bytes of a chunk of float32 logits, see ops.logp
 KEPT_LOGITS = 256 << 20  # bytes up to which all of a pass are kept there
 
@@ -172,18 +172,18 @@ def _activation(dim: int, layer: Layer) -> int:
     for part in layer:
         kept += 2 * dim
         match part.op:
-            case Attention(heads=heads, kv_heads=groups, head_dim=width):
-                kept += (3 * heads + 4 * groups) * width
+            case Attention(heads=heads, kv_heads=groups, head_dim=width, qk_norm=normed):
+                kept += (2 * heads + 2 * groups + (heads + groups if normed else 0)) * width
             case MLA() as op:
-                kept += 2 * ((op.q_rank or 0) + op.kv_rank) + op.heads * (4 * op.key + 3 * op.value)
+                kept += 2 * ((op.q_rank or 0) + op.kv_rank) + op.heads * (3 * op.key + 2 * op.value)
             case Lightning() as op:
-                kept += 8 * op.heads * op.head_dim
+                kept += 12 * op.heads * op.head_dim
             case Mamba2() as op:
-                kept += 6 * op.inner + 3 * op.channels + 3 * op.heads
-            case MLP(hidden=hidden):
-                kept += 4 * hidden
+                kept += 9 * op.inner + 3 * op.channels + 3 * op.heads
+            case MLP(hidden=hidden, gated=gated):
+                kept += (4 if gated else 2) * hidden
             case MoE(expert=expert, active=active, shared=shared, experts=experts):
-                kept += active * (4 * expert.hidden + 3 * dim) + 2 * experts
+                kept += active * (2 * expert.hidden + 2 * dim) + 2 * experts
                 kept += 4 * shared.hidden if shared else 0
     return kept
 
