@@ -98,6 +98,7 @@ def curves(
         x, y = at(place, value)
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="#333"/>'
-            f'<text x="{x + 7:.1f}" y="{y - 5:.1f}" fill="#333">{escape(words)}</text>'
+            f'<text x="{x + 7:.1f}" y="{y - 5:.1f}" fill="#333" stroke="#fff" stroke-width="4" '
+            f'paint-order="stroke">{escape(words)}</text>'  # readable where a curve passes
         )
     return "\n".join([*parts, "</svg>", ""])
