@@ -7,7 +7,7 @@ from etude.evals.figures import results as measured
 from etude.evals.ladder import power_law, rungs
 from etude.run import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_loss_falls_with_size_on_a_power_law_and_examples_are_worth_something(tmp_path):
