@@ -128,7 +128,10 @@ class Entry:
 
     def routed(self) -> Tensor:
         """Experts of all ids that were read, int16 [tokens, layers, active]."""
-        return torch.stack(self.routes) if self.routes else torch.empty(0, 0, 0, dtype=torch.int16)
+        with torch.inference_mode(False):  # one that training may keep, as any tensor
+            if self.routes:
+                return torch.stack(self.routes)
+            return torch.empty(0, 0, 0, dtype=torch.int16)
 
     def failed(self, code: str, message: str) -> Delta:
         """Tell that it has ended with an error."""

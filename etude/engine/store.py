@@ -48,7 +48,7 @@ class Store(Packing):
     """
 
     def __init__(self, model: Decoder, settings: Settings, *, guesses: int = 0):
-        super().__init__()
+        super().__init__(fixed=settings.deterministic)
         self.model, self.size = model, settings.page_size
         self.weight = model.embed.weight
         self.device = self.weight.device
@@ -155,7 +155,7 @@ class View:
 
     def packed(self, module: Any) -> tuple[Any, ...]:
         """Return a module's weights as it reads them, laid out once."""
-        return self.store.packed(module)
+        return self.store.packed(module, self.rows * self.width)
 
     def put(self, layer: int, **new: Tensor) -> None:
         """Keep the states [B, ...] that this pass leaves; `commit` makes them so."""

@@ -83,12 +83,14 @@ class Experts(nn.Module):
         return pack(self.stack())
 
     def stack(self) -> Stack:
-        """The weights, in float32 where they are stored in int8."""
+        """The weights, in the dtype of their scales where they are stored in int8."""
         gate, up, down = self.gate, self.up, self.down
         if self.int8:
-            up, down = unpack_int8(up, self.up_scale), unpack_int8(down, self.down_scale)
+            kind = self.up_scale.dtype  # that of the model, should it have been moved to another
+            up = unpack_int8(up, self.up_scale, dtype=kind)
+            down = unpack_int8(down, self.down_scale, dtype=kind)
             if gate is not None and self.gate_scale is not None:
-                gate = unpack_int8(gate, self.gate_scale)
+                gate = unpack_int8(gate, self.gate_scale, dtype=kind)
         return Stack(gate, up, down)
 
     def round(self) -> None:
@@ -118,9 +120,11 @@ class Experts(nn.Module):
                 scales = [self.gate_scale, self.up_scale, self.down_scale] if self.int8 else []
                 parts = [[p for p in parts if p is not None] for parts in (held, scales)]
                 return kernels(x, always=True).experts(x, chosen, weights, *parts, self.silu)
-            case "index" | "slice":
-                run, packed = by_index if twin == "index" else by_slice, Packed(*ctx.packed(self))
-                return run(x, chosen, weights, packed, self.act, gated=self.gate is not None)
+            case "index":
+                packed, gated = Packed(*ctx.packed(self)), self.gate is not None
+                return by_index(x, chosen, weights, packed, self.act, gated=gated)
+            case "slice":
+                return by_slice(x, chosen, weights, self.stack(), self.act)
             case "group":
                 return by_group(
                     x, chosen, weights, self.stack(), self.act, product=experts_product(x)

@@ -6,8 +6,8 @@ All compute sum_a weight[n, a] * down_e(act(gate_e x_n) * up_e x_n) with e = cho
 |-|-|-|
 | `by_loop` | one expert after the other over a mask | reading, tests |
 | `by_group` | tokens sorted by expert, one product per slice of them | training; any device |
-| `by_slice` | the same without a gradient, on matrices laid out for it | serving on a CPU |
-| `by_index` | the matrices of the chosen experts, by number | decoding a token or two on a CPU |
+| `by_slice` | the same without a gradient, one expert after the other | serving on a CPU |
+| `by_index` | the chosen experts by number, laid out for it | decoding a token or two on a CPU |
 
 `by_group` takes the product as an argument: `slices` here, or the grouped kernel of a GPU.
 """
@@ -33,14 +33,14 @@ class Stack(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """The same for serving: per expert two matrices with the inner dimension first."""
+    """The same for few tokens: per expert two matrices with the inner dimension first."""
 
     wide: tuple[Tensor, ...]  # E times [D, 2F], gate before up; [D, F] without a gate
     down: tuple[Tensor, ...]  # E times [F, D]
 
 
 def pack(stack: Stack) -> Packed:
-    """Lay the weights out for `by_slice` and `by_index`."""
+    """Lay the weights out for `by_index`."""
     wide = stack.up if stack.gate is None else torch.cat((stack.gate, stack.up), 1)
     turned = (w.transpose(1, 2).contiguous().unbind() for w in (wide, stack.down))
     return Packed(*turned)
@@ -82,9 +82,15 @@ def by_index(
     rows = []
     for row, share, picks in zip(x.split(1), weights.to(x.dtype), chosen.tolist(), strict=True):
         hidden = torch.cat([torch.mm(row, packed.wide[e]) for e in picks])
-        hidden = _weighed(hidden, share, act, gated=gated).split(1)
-        y = torch.mm(hidden[0], packed.down[picks[0]])
-        for one, e in zip(hidden[1:], picks[1:], strict=True):
+        if gated:
+            gate, up = hidden.chunk(2, dim=-1)
+            hidden = act(gate).mul_(up)
+        else:
+            hidden = act(hidden)
+        # the weight commutes with `down`, and `hidden` is narrower
+        first, *others = hidden.mul_(share.unsqueeze(-1)).split(1)
+        y = torch.mm(first, packed.down[picks[0]])
+        for one, e in zip(others, picks[1:], strict=True):
             y.addmm_(one, packed.down[e])
         rows.append(y)
     return rows[0] if len(rows) == 1 else torch.cat(rows)
@@ -94,47 +100,26 @@ def by_slice(
     x: Float[Tensor, "N D"],
     chosen: Int[Tensor, "N A"],
     weights: Float[Tensor, "N A"],
-    packed: Packed,
+    stack: Stack,
     act: Activation,
-    *,
-    gated: bool = True,
 ) -> Float[Tensor, "N D"]:
-    """Sort tokens by expert, one product of each slice with gate and up together.
+    """One expert after the other on the sorted tokens, whose rows stay in the cache meanwhile.
 
-    No gradient is recorded. Against `by_group` the experts of width 384 x 192, 16 of them and 4
-    active, take 0.62 ms for 0.90 of 2 tokens, 1.7 for 2.1 of 16, 3.6 for 6.2 of 256, 15 for 18 of
-    1,024 (one core).
+    No gradient is recorded, and no copy of the weights is needed.
     """
-    flat = chosen.flatten()
+    flat, active = chosen.flatten(), chosen.shape[1]
     order = flat.argsort(stable=True)
-    ends = flat.bincount(minlength=len(packed.wide)).cumsum(0).tolist()
-    token = order // chosen.shape[1]
-    hidden = _sliced(x.index_select(0, token), packed.wide, ends)
-    share = weights.flatten().index_select(0, order).to(x.dtype)
-    done = _sliced(_weighed(hidden, share, act, gated=gated), packed.down, ends)
-    return torch.zeros_like(x).index_add_(0, token, done)
-
-
-def _weighed(
-    hidden: Float[Tensor, "M J"], share: Float[Tensor, " M"], act: Activation, *, gated: bool
-) -> Float[Tensor, "M F"]:
-    """Activate, gate and weigh: the weight commutes with `down`, and `hidden` is narrower."""
-    if not gated:
-        return act(hidden).mul_(share.unsqueeze(-1))
-    gate, up = hidden.chunk(2, dim=-1)
-    return act(gate).mul_(up).mul_(share.unsqueeze(-1))
-
-
-def _sliced(
-    rows: Float[Tensor, "M J"], matrices: tuple[Tensor, ...], ends: list[int]
-) -> Float[Tensor, "M I"]:
-    """Multiply rows ends[e-1]..ends[e] with matrix e."""
-    out = rows.new_empty(len(rows), matrices[0].shape[1])
-    start = 0
-    for matrix, end in zip(matrices, ends, strict=True):
-        if end > start:
-            torch.mm(rows[start:end], matrix, out=out[start:end])
-        start = end
+    counts = flat.bincount(minlength=len(stack.up)).tolist()
+    tokens = (order // active).split(counts)
+    shares = weights.flatten().index_select(0, order).to(x.dtype).unsqueeze(-1).split(counts)
+    out = torch.zeros_like(x)
+    for e, (token, share) in enumerate(zip(tokens, shares, strict=True)):
+        if counts[e]:
+            rows = x.index_select(0, token)
+            hidden = F.linear(rows, stack.up[e])
+            gate = None if stack.gate is None else act(F.linear(rows, stack.gate[e]))
+            hidden = act(hidden) if gate is None else gate.mul_(hidden)
+            out.index_add_(0, token, F.linear(hidden.mul_(share), stack.down[e]))
     return out
 
 

@@ -18,11 +18,11 @@ class Int8Weight(torch.Tensor):
     """A matrix [R, C] of bytes that stands where a float32 matrix stood.
 
     Products with it, and joining, taking or reordering its rows, work on the bytes; anything else
-    sees the float32 matrix that they mean.
+    sees the matrix that they mean, in the dtype of the scale.
 
     Args:
         values: int8.
-        scale: what multiplies each row, float32.
+        scale: what multiplies each row; float32 unless the model was moved to another dtype.
     """
 
     int8: Int[Tensor, "R C"]
@@ -50,13 +50,15 @@ class Int8Weight(torch.Tensor):
     def __torch_dispatch__(  # pyrefly: ignore[bad-override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Do anything else with the float32 matrix."""
+        """Do anything else with the matrix that is meant."""
         args, kwargs = tree_map(_meant, (args, kwargs or {}))
         return func(*args, **kwargs)
 
 
 def _meant(part: Any) -> Any:
-    return unpack_int8(part.int8, part.scale) if isinstance(part, Int8Weight) else part
+    if not isinstance(part, Int8Weight):
+        return part
+    return unpack_int8(part.int8, part.scale, dtype=part.scale.dtype)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
@@ -83,8 +85,8 @@ def _rows(weight: Tensor, index: Any) -> Any:
     return Int8Weight(weight.int8[index], weight.scale[index])
 
 
-def _wide(weight: Tensor, **_: Any) -> Any:
-    return weight  # it counts as float32 already
+def _wide(weight: Int8Weight, **_: Any) -> Any:
+    return Int8Weight(weight.int8, weight.scale.float())
 
 
 _OWN: dict[Any, Callable[..., Any]] = {

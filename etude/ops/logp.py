@@ -43,7 +43,8 @@ def label_logp(
     """
     most = CACHED_BYTES if weight.device.type == "cpu" else CHUNK_BYTES
     chunk = chunk or max(64, most // (4 * weight.shape[0]))
-    logp, h = _LabelLogp.apply(hidden, weight, labels, temperature, entropy, chunk)
+    graph = torch.is_grad_enabled()  # inside of a Function it never is
+    logp, h = _LabelLogp.apply(hidden, weight, labels, temperature, entropy, chunk, graph)
     return logp, h if entropy else None
 
 
@@ -76,10 +77,12 @@ class _LabelLogp(torch.autograd.Function):
         temperature: float,
         entropy: bool,
         chunk: int,
+        graph: bool,
     ) -> tuple[Tensor, Tensor]:
         logps, norms, spreads = [], [], []
         head = _wide(weight)  # once, not per chunk: the peak is the same
-        keep = any(ctx.needs_input_grad) and 4 * len(labels) * len(head) <= KEPT_BYTES
+        keep = graph and any(ctx.needs_input_grad)
+        keep &= 4 * len(labels) * len(head) <= KEPT_BYTES
         held, spare = _buffer(hidden, head, None if keep else chunk), _buffer(hidden, head, chunk)
         for rows in _chunks(labels, chunk):
             states, wanted = _wide(hidden[rows]), labels[rows].clamp_min(0).unsqueeze(-1)
@@ -130,11 +133,12 @@ class _LabelLogp(torch.autograd.Function):
             torch.mm(kept.to(head.dtype).t(), _wide(hidden), out=d_weight)
         d_hidden = None if d_hidden is None else d_hidden.to(hidden.dtype)
         d_weight = None if d_weight is None else d_weight.to(weight.dtype)
-        return d_hidden, d_weight, None, None, None, None
+        return d_hidden, d_weight, None, None, None, None, None
 
 
 def _chunks(labels: Tensor, chunk: int) -> list[slice]:
-    return [slice(at, min(at + chunk, len(labels))) for at in range(0, len(labels), chunk)]
+    count = len(labels)  # without labels there is still one chunk, of none
+    return [slice(at, min(at + chunk, count)) for at in range(0, max(count, 1), chunk)]
 
 
 def _buffer(hidden: Tensor, head: Tensor, rows: int | None) -> Tensor:

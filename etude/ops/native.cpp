@@ -139,6 +139,26 @@ void product(const float* x, int64_t rows, const W* w, const float* scale, int64
 
 const float* floats(const Maybe& t) { return t ? t->const_data_ptr<float>() : nullptr; }
 
+// One number for each of `count` outputs, side by side, or none
+Maybe each(const char* what, const Maybe& t, int64_t count) {
+  TORCH_CHECK(!t || t->numel() == count, what, ": ", t->numel(), " numbers for ", count, " outputs");
+  return t ? t->contiguous() : t;
+}
+
+// A matrix or a stack of them, whole in memory, and its scales if it is of bytes
+struct Stack {
+  Tensor weight;  // [E, O, I], or [O, I] for one
+  Maybe scale;    // [E, O] or [O]
+
+  Stack(const char* what, const Tensor& w, const Maybe& by) : weight(w.contiguous()) {
+    TORCH_CHECK(w.dim() >= 2 && w.numel() > 0, what, ": a weight of shape ", w.sizes());
+    TORCH_CHECK(by.has_value() == (w.scalar_type() == at::kChar), what, ": bytes alone have scales");
+    scale = each(what, by, w.numel() / w.size(-1));
+  }
+  int64_t outs() const { return weight.size(-2); }
+  int64_t inner() const { return weight.size(-1); }
+};
+
 template <class F>
 void typed(const Tensor& w, F run) {
   if (w.scalar_type() == at::kChar)
@@ -147,9 +167,13 @@ void typed(const Tensor& w, F run) {
     run(w.const_data_ptr<float>());
 }
 
-Tensor linear(const Tensor& x_, const Tensor& w, const Maybe& scale, const Maybe& bias) {
+Tensor linear(const Tensor& x_, const Tensor& w_, const Maybe& scale_, const Maybe& bias_) {
   Tensor x = x_.contiguous();
-  int64_t k = w.size(1), outs = w.size(0), rows = x.numel() / k;
+  Stack held("linear", w_, scale_);
+  const Tensor& w = held.weight;
+  TORCH_CHECK(w.dim() == 2 && x.size(-1) == held.inner(), "linear: ", x.sizes(), " by ", w.sizes());
+  int64_t k = held.inner(), outs = held.outs(), rows = x.numel() / k;
+  Maybe scale = held.scale, bias = each("linear", bias_, outs);
   auto shape = x.sizes().vec();
   shape.back() = outs;
   Tensor y = at::empty(shape, x.options());
@@ -172,21 +196,17 @@ inline void activate(bool silu, const float* gate, float* up, int64_t n) {
     up[i] *= silu ? gate[i] / (1.0f + expf(-gate[i])) : std::max(gate[i], 0.0f) * std::max(gate[i], 0.0f);
 }
 
-struct Stack {
-  Tensor weight;  // [E, O, I], or [O, I] for one
-  Maybe scale;    // [E, O] or [O]
-};
-
 // Products of sorted rows, ends[e-1]..ends[e] with matrix e of each stack, some outputs of one matrix at a time
 template <class After>
 void grouped(const float* x, const std::vector<int64_t>& ends, const std::vector<Stack>& stacks,
              const std::vector<float*>& y, After after) {
-  int64_t outs = stacks[0].weight.size(-2), k = stacks[0].weight.size(-1);
+  int64_t outs = stacks[0].outs(), k = stacks[0].inner();
   std::vector<int64_t> used;
   for (int64_t e = 0; e + 1 < int64_t(ends.size()); ++e)
     if (ends[e + 1] > ends[e]) used.push_back(e);
   int64_t threads = at::get_num_threads(), parts = (threads + used.size() - 1) / used.size();
   int64_t columns = (outs + parts - 1) / parts;
+  parts = (outs + columns - 1) / columns;  // rounded up, columns may end before the last part
   at::parallel_for(0, used.size() * parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t unit = first; unit < last; ++unit) {
       int64_t e = used[unit / parts], o = unit % parts * columns, n = std::min(columns, outs - o);
@@ -206,9 +226,25 @@ void grouped(const float* x, const std::vector<int64_t>& ends, const std::vector
 Tensor experts(const Tensor& x_, const Maybe& chosen_, const Maybe& weights_,
                const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales, bool silu) {
   Tensor x = x_.contiguous();
-  int64_t count = matrices[0].dim() == 3 ? matrices[0].size(0) : 1;
-  int64_t wide = matrices[0].size(-2), dim = matrices[0].size(-1);
+  size_t kinds = matrices.size();
+  TORCH_CHECK(kinds == 2 || kinds == 3, "experts: ", kinds, " matrices");
+  TORCH_CHECK(scales.empty() || scales.size() == kinds, "experts: ", scales.size(), " scales");
+  std::vector<Stack> first, last;
+  for (size_t i = 0; i < kinds; ++i)
+    (i + 1 < kinds ? first : last)
+        .emplace_back("experts", matrices[i], scales.empty() ? Maybe() : Maybe(scales[i]));
+  int64_t wide = first[0].outs(), dim = first[0].inner();
+  int64_t count = first[0].weight.numel() / (wide * dim);
+  for (const Stack& one : first)
+    TORCH_CHECK(one.weight.sizes() == first[0].weight.sizes(), "experts: unlike gate and up");
+  TORCH_CHECK(last[0].outs() == dim && last[0].inner() == wide && x.size(-1) == dim &&
+                  last[0].weight.numel() == count * wide * dim,
+              "experts: ", x.sizes(), " by ", matrices[0].sizes(), " and ", matrices.back().sizes());
   int64_t rows = x.numel() / dim, active = chosen_ ? chosen_->size(1) : 1, pairs = rows * active;
+  TORCH_CHECK(chosen_ ? weights_ && chosen_->size(0) == rows && weights_->sizes() == chosen_->sizes()
+                      : count == 1,
+              "experts: each of ", rows, " rows needs its choice and its weights");
+  if (!pairs) return at::zeros_like(x);
   Tensor chosen, weights;
   std::vector<int64_t> ends(count + 1, 0), place(pairs), source(pairs);
   if (chosen_) {
@@ -226,10 +262,6 @@ Tensor experts(const Tensor& x_, const Maybe& chosen_, const Maybe& weights_,
     for (int64_t p = 0; p < rows; ++p) source[p] = place[p] = p;
   }
   const float *from = x.const_data_ptr<float>(), *share = chosen_ ? weights.const_data_ptr<float>() : nullptr;
-  std::vector<Stack> first, last;
-  for (size_t i = 0; i < matrices.size(); ++i)
-    (i + 1 < matrices.size() ? first : last)
-        .push_back({matrices[i], scales.empty() ? Maybe() : Maybe(scales[i])});
   bool gated = first.size() == 2;
   Tensor buffer = at::empty({pairs * (dim + 2 * wide)}, x.options());
   float *sorted = buffer.mutable_data_ptr<float>(), *up = sorted + pairs * dim, *gate = up + pairs * wide;
@@ -260,7 +292,9 @@ Tensor experts(const Tensor& x_, const Maybe& chosen_, const Maybe& weights_,
 
 Tensor rms_norm(const Tensor& x_, const Tensor& weight, double eps) {
   Tensor x = x_.contiguous(), y = at::empty_like(x), w = weight.contiguous();
-  int64_t dim = x.size(-1), rows = x.numel() / dim, kinds = w.numel() / dim;
+  int64_t dim = x.size(-1);
+  TORCH_CHECK(dim > 0 && w.numel() > 0 && w.numel() % dim == 0, "rms_norm: ", x.sizes(), " by ", w.sizes());
+  int64_t rows = x.numel() / dim, kinds = w.numel() / dim;
   const float *from = x.const_data_ptr<float>(), *by = w.const_data_ptr<float>();
   float* to = y.mutable_data_ptr<float>();
   at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / dim), [&](int64_t a, int64_t b) {
@@ -275,11 +309,15 @@ Tensor rms_norm(const Tensor& x_, const Tensor& weight, double eps) {
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> route(const Tensor& x_, const Tensor& weight, const Maybe& bias,
+std::tuple<Tensor, Tensor, Tensor> route(const Tensor& x_, const Tensor& weight, const Maybe& bias_,
                                          bool sigmoid, int64_t active, bool normalize,
                                          double factor) {
   Tensor x = x_.contiguous(), w = weight.contiguous();
-  int64_t dim = x.size(-1), rows = x.numel() / dim, count = w.size(0);
+  int64_t dim = x.size(-1), count = w.size(0);
+  TORCH_CHECK(w.dim() == 2 && dim > 0 && w.size(1) == dim, "route: ", x.sizes(), " by ", w.sizes());
+  TORCH_CHECK(active >= 0 && active <= count, "route: ", active, " of ", count, " experts");
+  int64_t rows = x.numel() / dim;
+  Maybe bias = each("route", bias_, count);
   Tensor scores = at::empty({rows, count}, x.options());
   Tensor chosen = at::empty({rows, active}, x.options().dtype(at::kLong));
   Tensor shares = at::empty({rows, active}, x.options());
@@ -295,7 +333,10 @@ std::tuple<Tensor, Tensor, Tensor> route(const Tensor& x_, const Tensor& weight,
       for (int64_t e = 0; e < count; ++e) sum += score[e];
       for (int64_t e = 0; e < count; ++e) score[e] /= sum;
     }
-    for (int64_t e = 0; e < count; ++e) rank[e] = score[e] + (add ? add[e] : 0.0f);
+    for (int64_t e = 0; e < count; ++e) {
+      rank[e] = score[e] + (add ? add[e] : 0.0f);
+      if (std::isnan(rank[e])) rank[e] = INFINITY;  // the largest, as to torch: it must be seen
+    }
     int64_t* pick = chosen.mutable_data_ptr<int64_t>() + r * active;
     float *share = shares.mutable_data_ptr<float>() + r * active, whole = 1e-20f;
     for (int64_t a = 0; a < active; ++a) {
@@ -310,6 +351,10 @@ std::tuple<Tensor, Tensor, Tensor> route(const Tensor& x_, const Tensor& weight,
 
 Tensor rotate(const Tensor& x_, const Tensor& cos_, const Tensor& sin_, int64_t width, bool half) {
   Tensor x = x_.stride(-1) == 1 ? x_ : x_.contiguous(), cos = cos_.contiguous(), sin = sin_.contiguous();
+  TORCH_CHECK(x.dim() == 4 && width % 2 == 0 && width <= x.size(3), "rotate: ", width, " of ", x.sizes());
+  bool fits = cos.dim() == 4 && cos.sizes() == sin.sizes() && cos.size(1) == x.size(1) && cos.size(2) == 1;
+  TORCH_CHECK(fits && cos.size(3) == x.size(3) && (cos.size(0) == 1 || cos.size(0) == x.size(0)),
+              "rotate: ", x.sizes(), " by ", cos.sizes());
   Tensor y = at::empty(x.sizes(), x.options());
   int64_t times = x.size(1), heads = x.size(2), dim = x.size(3), by = width / 2;
   float* to = y.mutable_data_ptr<float>();

@@ -1,12 +1,17 @@
 """Root-mean-square normalisation: the formula, and a twin with a gradient of its own."""
 
 import functools
+import math
 from typing import Any
 
 import torch
 
 from etude.ops.select import kernels
 from etude.typing import Float, Tensor
+
+# numbers whose gradient a CPU makes at once: what lies between stays in its cache. 4,096 rows of
+# 384: 3.3 to 2.2 ms; of 8 heads of 64: 13 to 4 ms (one core)
+BLOCK = 65_536
 
 
 def rms_norm_reference(
@@ -60,9 +65,19 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, inverse, weight = ctx.saved_tensors
-        d_weight = None
+        d_x, d_weight = torch.empty_like(grads[0]), None
         if ctx.needs_input_grad[1]:
-            d_weight = (grads[0] * y).reshape(-1, *weight.shape).sum(0)
-        inner = (grads[0] * weight).to(inverse.dtype)
-        shared = (inner * y).mean(-1, keepdim=True)
-        return inner.addcmul_(y, shared, value=-1).mul_(inverse).to(y.dtype), d_weight, None
+            d_weight = torch.zeros_like(weight, dtype=inverse.dtype)
+        row = (*weight.shape[:-1], y.shape[-1])
+        size = max(1, BLOCK // math.prod(row)) if y.device.type == "cpu" else y.numel()
+        flat = [t.reshape(-1, *row[:-1], t.shape[-1]) for t in (grads[0], y, inverse)]
+        out = d_x.view(flat[1].shape)
+        parts = zip(*(t.split(size) for t in (*flat, out)), strict=True)
+        for grad, normed, scale, into in parts:
+            if d_weight is not None:
+                moved = (grad * normed).reshape(-1, *weight.shape)
+                d_weight += moved.sum(0, dtype=inverse.dtype)
+            inner = (grad * weight).to(inverse.dtype)
+            shared = (inner * normed).mean(-1, keepdim=True)
+            torch.mul(inner.addcmul_(normed, shared, value=-1), scale, out=into)
+        return d_x, d_weight if d_weight is None else d_weight.to(weight.dtype), None

@@ -6,6 +6,7 @@ published weights.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,14 +91,37 @@ def rotate(
     fast = kernels(x) if x.shape[:2].numel() <= FEW else None
     if fast is not None:
         return fast.rotate(x, cos, sin, width, pairs == "half")
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return _turned(x, cos, sin, width, pairs, 1)
+    return _Rotate.apply(x, cos, sin, width, pairs)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, width: int, pairs: str, sign: int) -> Tensor:
+    """Turn by the angles (sign 1) or back (-1), without a copy of what stands still."""
+    turning = x.narrow(-1, 0, width)
     if pairs == "half":
-        half = width // 2
-        first, second, still = x.split((half, half, x.shape[-1] - width), dim=-1)
-        swapped = torch.cat((second, first, still), dim=-1)
+        swapped = turning.roll(width // 2, -1)
     else:
-        turning, still = x.split((width, x.shape[-1] - width), dim=-1)
-        swapped = torch.cat((turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2), still), dim=-1)
-    return torch.addcmul(x * cos, swapped, sin)
+        swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    out = x * cos
+    out.narrow(-1, 0, width).addcmul_(swapped, sin.narrow(-1, 0, width), value=sign)
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient is turned back: the tables are all that is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, width: int, pairs: str) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.how = width, pairs
+        return _turned(x, cos, sin, width, pairs, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        width, pairs = ctx.how
+        return _turned(grads[0], cos, sin, width, pairs, -1), None, None, None, None
 
 
 def rotate_reference(

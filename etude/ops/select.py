@@ -37,8 +37,8 @@ def experts_twin(
         x: the tokens.
         active: experts per token.
         stack: weights of all experts.
-        serving: weights stay as they are for many passes, so that a copy of them pays, and no
-            gradient is recorded.
+        serving: weights stay as they are for many passes, so that for few tokens a copy of them
+            pays, and no gradient is recorded.
         fused: "native" knows their activation.
         int8: the experts are rounded, and float32 ones are made for any twin but "native".
     """
@@ -46,10 +46,10 @@ def experts_twin(
     fused = fused and (serving or int8) and x.shape[0] * active <= few
     if fused and kernels(x, always=int8) is not None:
         return "native"
-    serving = serving and not int8
-    if serving and x.device.type == "cpu" and stack.up.numel() <= SMALL_STACK:
-        return "index" if x.shape[0] * active <= FEW_PAIRS else "slice"
-    return "group"
+    if not serving or x.device.type != "cpu":
+        return "group"
+    copied = not int8 and stack.up.numel() <= SMALL_STACK
+    return "index" if copied and x.shape[0] * active <= FEW_PAIRS else "slice"
 
 
 def experts_product(x: Tensor) -> experts.Product:

@@ -180,6 +180,13 @@ def test_pages_without_routes_are_read_again_and_those_with_them_are_not(model):
         assert made.stats().reused_tokens == reused
 
 
+def test_routes_are_tensors_like_any_other_for_training_to_change_and_keep(model):
+    """Those made while serving cannot be written to, or stand in what a gradient needs."""
+    [answer] = engine(model).run([request(PROMPT, 3, want=Want(routes=True))])
+    assert not answer.routes.is_inference()
+    assert (answer.routes.add_(1) > 0).all()
+
+
 def test_routes_of_what_was_rewound_are_forgotten(model):
     made, want = engine(model, page_size=2), Want(routes=True)
     id = made.submit(request([*PROMPT, 7, 7, 7], 4, want=want, open=True))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from etude.errors import EtudeError
-from etude.nn.cache import Cache
+from etude.nn.cache import FEW, Cache, Packing
 
 spec = importlib.util.spec_from_file_location("nn_helpers", Path(__file__).with_name("helpers.py"))
 helpers = importlib.util.module_from_spec(spec)
@@ -117,3 +117,15 @@ def test_the_cache_holds_what_the_mixers_declare():
     assert [slot.name for slot in m.mixers()[0].slots()] == ["k", "v"]
     assert len(cache.slots) == 3
     assert cache.slots[0]["v"].shape == (2, 5, 2, 8)
+
+
+def test_weights_are_laid_out_once_by_the_first_pass_of_few_tokens():
+    mlp = model().layers[0].ffn.op
+
+    def turned(packing, tokens):
+        return packing.packed(mlp, tokens)[2].stride(0) == 1
+
+    packing = Packing()
+    assert [turned(packing, tokens) for tokens in (FEW + 1, FEW, FEW + 1)] == [False, True, True]
+    assert packing.packed(mlp, 1)[2] is packing.packed(mlp, FEW + 1)[2]
+    assert turned(Packing(fixed=True), FEW + 1)

@@ -25,9 +25,8 @@ def test_the_twins_equal_the_loop(n, gated):
     slow = experts.by_loop(x, chosen, weights, stack, F.silu)
     # measured 8e-6 on values near 20; a lost weight or a wrong expert moves 1 or more
     torch.testing.assert_close(GROUP(x, chosen, weights, stack, F.silu), slow, atol=1e-4, rtol=1e-5)
-    packed = experts.pack(stack)
-    for twin in (experts.by_index, experts.by_slice):
-        fast = twin(x, chosen, weights, packed, F.silu, gated=gated)
+    few = experts.by_index(x, chosen, weights, experts.pack(stack), F.silu, gated=gated)
+    for fast in (few, experts.by_slice(x, chosen, weights, stack, F.silu)):
         torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-5)
 
 
@@ -67,11 +66,12 @@ def test_bfloat16_runs_in_its_own_dtype():
     assert F.cosine_similarity(out.float().flatten(), slow.flatten(), dim=0) > 0.999
 
 
-def test_serving_reads_laid_out_matrices_and_training_the_parameters():
+def test_few_tokens_read_laid_out_matrices_and_others_the_parameters():
     *_, stack = case()
     few, many = torch.randn(2, 8), torch.randn(64, 8)
     assert select.experts_twin(few, 2, stack, serving=True) == "index"
     assert select.experts_twin(few, 2, stack, serving=False) == "group"
+    assert select.experts_twin(few, 2, stack, serving=True, int8=True) == "slice"
     assert select.experts_twin(many, 2, stack, serving=True) == "slice"
     assert select.experts_twin(many, 2, stack, serving=False) == "group"
     assert select.experts_product(many) is experts.slices

@@ -57,6 +57,27 @@ def test_logits_up_to_the_limit_are_kept_and_give_one_backward_pass(monkeypatch)
             total.backward()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_a_gradient_to_come_only_a_chunk_of_logits_is_made(mode, monkeypatch):
+    """A model that is only evaluated still has parameters that ask for gradients."""
+    hidden, weight, labels = case()
+    made, buffer = [], module._buffer
+    monkeypatch.setattr(module, "_buffer", lambda *args: made.append(buffer(*args)) or made[-1])
+    with mode():
+        label_logp(hidden.detach(), weight, labels, chunk=4)
+    assert [len(logits) for logits in made] == [4, 4]
+    label_logp(hidden.detach(), weight, labels, chunk=4)
+    assert [len(logits) for logits in made[2:]] == [11, 4]  # kept for the gradient of the head
+
+
+def test_no_labels_have_no_log_probabilities_and_no_gradient():
+    hidden, weight, labels = case()
+    logp, entropy = label_logp(hidden[:0], weight, labels[:0], entropy=True)
+    assert logp.shape == entropy.shape == (0,)
+    (logp.sum() + entropy.sum()).backward()
+    assert (weight.grad == 0).all()
+
+
 def test_an_ignored_position_gives_exactly_nothing():
     hidden, weight, labels = case()
     logp, entropy = label_logp(hidden, weight, labels, entropy=True)

@@ -67,6 +67,66 @@ def test_experts_equal_the_loop_in_float32_and_int8(built, rows, gated, silu, ac
         assert (fast - slow).abs().max() <= 1e-5 * slow.abs().max()
 
 
+@pytest.fixture
+def crowd():
+    """Threads that share the outputs of one matrix unevenly."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_more_threads_than_share_the_outputs_evenly_change_nothing(built, crowd):
+    """Of 100 outputs 14 threads take 7 or less; the last two once took -5 and -12."""
+    x, up, down = torch.randn(1, 16), torch.randn(100, 16), torch.randn(16, 100)
+    slow = F.linear(F.relu(F.linear(x, up)).square(), down)
+    fast = built.experts(x, None, None, [up, down], [], False)
+    assert (fast - slow).abs().max() <= 1e-5 * slow.abs().max()
+
+
+def test_no_rows_and_no_experts_give_no_rows_and_zeros(built):
+    stack = [torch.randn(3, 8, 16), torch.randn(3, 16, 8)]
+    for rows, active in ((0, 2), (2, 0)):
+        chosen = torch.empty(rows, active, dtype=torch.long)
+        y = built.experts(torch.ones(rows, 16), chosen, chosen.float(), stack, [], True)
+        assert torch.equal(y, torch.zeros(rows, 16))
+    alone = built.experts(torch.ones(0, 16), None, None, [w[0] for w in stack], [], True)
+    assert alone.shape == (0, 16)
+    assert built.linear(torch.ones(0, 16), stack[0][0], None, None).shape == (0, 8)
+
+
+def test_weights_that_are_not_whole_in_memory_count_as_they_read(built):
+    x, turned = torch.randn(2, 16), torch.randn(16, 8).t()
+    CLOSE(built.linear(x, turned, None, None), F.linear(x, turned))
+    values, scale = quant.pack_int8(turned)
+    assert not values.is_contiguous()
+    CLOSE(built.linear(x, values, scale, None), quant.linear_int8(x, values, scale))
+    stack = [torch.randn(3, 16, 8).mT, torch.randn(3, 8, 16).mT]
+    chosen, weights = torch.tensor([[0, 2], [1, 0]]), torch.rand(2, 2)
+    slow = experts.by_loop(x, chosen, weights, experts.Stack(None, *stack), F.silu)
+    CLOSE(built.experts(x, chosen, weights, stack, [], True), slow)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("linear", (torch.ones(2, 8), torch.ones(4, 16), None, None), "by"),
+        ("linear", (torch.ones(2, 0), torch.ones(4, 0), None, None), "a weight of shape"),
+        ("linear", (torch.ones(2, 8), torch.ones(4, 8).char(), None, None), "bytes alone"),
+        ("linear", (torch.ones(2, 8), torch.ones(4, 8), None, torch.ones(3)), "3 numbers for 4"),
+        ("linear", (torch.ones(2, 8), torch.ones(4, 8).double(), None, None), "scalar type"),
+        ("experts", (torch.ones(2, 8), None, None, [torch.ones(4, 8)] * 2, [], True), "by"),
+        ("experts", (torch.ones(2, 8), None, None, [torch.ones(4, 8)], [], True), "1 matrices"),
+        ("route", (torch.ones(2, 8), torch.ones(3, 8), None, True, 4, True, 1.0), "4 of 3 experts"),
+        ("rms_norm", (torch.ones(2, 8), torch.ones(3), 1e-5), "by"),
+        ("rotate", (torch.ones(1, 3, 2, 8), *[torch.ones(1, 2, 1, 8)] * 2, 8, True), "by"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_memory_is_read(built, name, arguments, told):
+    with pytest.raises(RuntimeError, match=f"{told}"):
+        getattr(built, name)(*arguments)
+
+
 def test_an_expert_that_does_not_exist_is_refused(built):
     x, stack = torch.randn(1, 8), [torch.randn(2, 4, 8), torch.randn(2, 8, 4)]
     with pytest.raises(RuntimeError, match="experts: number 2 of 2"):
@@ -83,6 +143,16 @@ def test_the_router_picks_and_weighs_as_torch_does(built, kind, normalize, bias)
     CLOSE(scores, slow)
     assert (chosen.sort().values == route.choose(slow, bias, active=3).sort().values).all()
     CLOSE(weights, route.weigh(slow, chosen, normalize=normalize, scale=2.5))
+
+
+def test_a_score_that_is_no_number_is_the_first_choice_as_in_torch(built):
+    """Else a broken row of the router would go unseen."""
+    x, weight = torch.randn(2, 8), torch.randn(5, 8)
+    weight[3] = torch.nan
+    _, chosen, weights = built.route(x, weight, None, True, 2, True, 1.0)
+    slow = route.choose(route.score(x, weight, kind="sigmoid"), None, active=2)
+    assert torch.equal(chosen.sort().values, slow.sort().values) and (chosen == 3).any(-1).all()
+    assert weights.isnan().all()
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 33), (2, 3, 4, 16)])

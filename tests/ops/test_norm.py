@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from etude.ops import norm
 from etude.ops.norm import rms_norm, rms_norm_reference
 
 
+@pytest.mark.parametrize("block", [norm.BLOCK, 100, 1])
 @pytest.mark.parametrize("weights", [(16,), (1, 3, 16)])
-def test_value_and_gradient_equal_the_formula(weights):
+def test_value_and_gradient_equal_the_formula(weights, block, monkeypatch):
+    monkeypatch.setattr(norm, "BLOCK", block)
     x = torch.randn(2, 5, 3, 16, requires_grad=True)
     w = torch.randn(weights, requires_grad=True)
     fast, slow = rms_norm(x, w, 1e-2), rms_norm_reference(x, w, 1e-2)

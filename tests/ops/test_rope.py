@@ -20,6 +20,17 @@ def test_the_twin_turns_pair_by_pair(width, theta, pairs):
     torch.testing.assert_close(rotate(x, cos, sin, width, pairs=pairs), expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("pairs", ["half", "interleaved"])
+@pytest.mark.parametrize("width", [16, 8])
+def test_the_gradient_is_that_of_the_formula(width, pairs):
+    x, pos, probe = torch.randn(2, 5, 3, 16), torch.arange(10).view(2, 5), torch.randn(2, 5, 3, 16)
+    x.requires_grad_()
+    fast = rotate(x, *tables(pos, Rope(1e4, width / 16, pairs), 16), width, pairs=pairs)
+    slow = rotate_reference(x, pos, width, 1e4, pairs=pairs)
+    (found,), (expected,) = (torch.autograd.grad(y, x, probe) for y in (fast, slow))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_dimension_i_turns_with_i_plus_half_the_width():
     x = torch.zeros(1, 1, 1, 8)
     x[..., 0] = 1.0
