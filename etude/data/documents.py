@@ -158,7 +158,16 @@ def _verify(path: Path, size: int, sha256: str, again: str) -> None:
 
 
 def read_shard(path: Path) -> Iterator[Document]:
-    """Yield the documents of one shard in the order they were written."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
+    """Yield the documents of one shard in the order they were written.
+
+    Raises:
+        EtudeError: it is gone since the corpus was opened.
+    """
+    try:
+        lines = gzip.open(path, "rt", encoding="utf-8")  # noqa: SIM115
+    except FileNotFoundError as error:
+        again = "the same command makes the corpus again and goes on"
+        raise EtudeError(str(path), "this shard is gone", "", again, code=1) from error
+    with lines:
         for line in lines:
             yield Document(**json.loads(line))

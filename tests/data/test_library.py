@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from etude.data.documents import Document
+from etude.data.documents import Document, read_shard
 from etude.data.library import FEW, LETTER_LINES, LETTERS, Library, NoCorpus, split_off
 from etude.data.synth import Chat
 from etude.errors import EtudeError
@@ -204,3 +204,8 @@ def test_the_vocabulary_is_trained_on_every_domain_in_turn_until_the_bytes_are_r
 def test_a_small_shelf_is_read_to_its_end():
     texts = list(ALONE.sample(10**9))
     assert len(texts) == LETTER_LINES + 2 * ALONE.count
+
+
+def test_a_shard_that_goes_while_a_run_reads_is_named(tmp_path):
+    with pytest.raises(EtudeError, match=r"general\.jsonl\.gz: this shard is gone.*goes on"):
+        next(read_shard(tmp_path / "general.jsonl.gz"))
