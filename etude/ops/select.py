@@ -17,9 +17,10 @@ SMALL_STACK = 64 << 20  # numbers of a stack that is worth a second copy laid ou
 
 def kernels(x: Tensor, *, always: bool = False) -> Any:
     """The kernels of `native` where they are lent, or `always`, and can take `x`; else None."""
-    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+    fast = native.built() if always else native.used()
+    if fast is None or x.dtype != torch.float32 or x.device.type != "cpu":
         return None
-    return native.built() if always else native.used()
+    return None if torch.is_grad_enabled() else fast
 
 
 def experts_twin(
