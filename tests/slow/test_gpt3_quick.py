@@ -20,7 +20,7 @@ def test_loss_falls_with_size_on_a_power_law_and_examples_are_worth_something(tm
     assert law.fit > 0.8  # measured 0.92
     figures = load(folder)
     shown = {
-        key.mode: row[-1].value
+        key.mode: [cell.value for cell in row if cell][-1]  # of the largest size
         for key, row in figures.rows.items()
         if (key.task, key.metric) == ("maps", "exact")
     }
