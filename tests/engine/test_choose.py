@@ -82,14 +82,14 @@ def test_draws_follow_the_distribution_that_the_cuts_leave():
 
 def test_penalties_and_bias_of_one_request_touch_no_other():
     model = helpers.model("glm45")
-    [free] = answers(model, [request([3, 1], 20)])
+    [free] = answers(model, [request([3, 1], 40)])
     calls = [
         Sampling(0, bias={free[0]: -100.0}),
         Sampling(0, frequency=2.0, presence=2.0),
         Sampling(0, repetition=2.0),
         Sampling(0),
     ]
-    requests = [GenRequest([3, 1], one, Limits(20)) for one in calls]
+    requests = [GenRequest([3, 1], one, Limits(40)) for one in calls]
     biased, penalised, repeated, plain = (one.tokens for one in engine(model).run(requests))
     assert plain == free and free[0] not in biased
     assert penalised != free and repeated != free
