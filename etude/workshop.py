@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from etude import posttraining
 from etude.data.library import Library
 from etude.data.loader import Loader
 from etude.data.synth import Chat, written
@@ -21,7 +22,7 @@ from etude.errors import EtudeError
 from etude.evals.figures import measured
 from etude.evals.harness import Seen, against, evaluate
 from etude.evals.ladder import rung
-from etude.files import digest, read_json, write_json
+from etude.files import digest, write_json
 from etude.models import checkpoint, table
 from etude.models.describe import compute, describe, planned, resized, unswapped
 from etude.nn.decoder import Decoder
@@ -41,9 +42,6 @@ from etude.recipe.stages import (
     Trained,
     Unify,
 )
-from etude.rl.objective import policy_objective
-from etude.rl.source import RolloutSource
-from etude.rl.unify import collect
 from etude.text.chat import stop_ids
 from etude.text.tokenizer import Tokenizer
 from etude.train.log import Log
@@ -52,7 +50,6 @@ from etude.train.stage import StageResult, run_stage
 from etude.train.step import Objective
 
 Result = dict[str, Any]
-REPEATS = 4  # times one expert's answer is seen at most, where few passed the filters
 
 
 @dataclass(slots=True)
@@ -87,12 +84,12 @@ class Workshop:
             case Eval():
                 return self._evaluate(stage)
             case Rl():
-                return self._reinforce(stage)
+                return posttraining.reinforce(self, stage)
             case Unify():
-                return self._unify(stage)
+                return posttraining.unify(self, stage)
             case Sft():
                 key = digest(json.dumps(as_data(stage.data), sort_keys=True), str(self.recipe.seed))
-                return self._fine_tune(stage, self._written(stage.data), key, {})
+                return self.fine_tune(stage, self.written(stage.data), key, {})
             case Pretrain() | Midtrain():
                 return self._pretrain(stage)
 
@@ -123,14 +120,16 @@ class Workshop:
             return self._loader(stage, sets, mixes[0], length, data.pack, suffix=suffix, **how)
 
         source = text(data, stage.batch, self.ranks.world, loader)
-        return self._train(stage, source, NextToken(), stage.tokens, model=self._fresh(stage))
+        return self.train(stage, source, NextToken(), stage.tokens, model=self._fresh(stage))
 
-    def _written(self, data: parts.Chats) -> Iterator[Chat]:
+    def written(self, data: parts.Chats) -> Iterator[Chat]:
+        """Yield the conversations that programs write, in the seed's order."""
         return written(data, self.recipe.seed)
 
-    def _fine_tune(
+    def fine_tune(
         self, stage: Sft | Unify, chats: Iterator[Chat], key: str, told: Result
     ) -> Result:
+        """Train on conversations; `key` names them in the cache, `told` goes to `done.json`."""
         data = stage.data
         chosen = self._on_main(
             lambda: self.library.chats(
@@ -157,52 +156,9 @@ class Workshop:
         source = Packed(loader, stage.batch, self.ranks.world)
         about = {"conversations": len(conversations), **told}
         mean = stage.aggregate if isinstance(stage, Sft) else "token"
-        return self._train(stage, source, NextToken(mean), stage.tokens) | about
+        return self.train(stage, source, NextToken(mean), stage.tokens) | about
 
-    def _unify(self, stage: Unify) -> Result:
-        """Sample the experts once; a resumed stage finds the conversations on disk."""
-        home = self.folder / "stages" / stage.name
-        kept = home / "conversations.json"
-        identity = self.names[stage.name]
-        if not kept.exists() or _conversations(kept)["identity"] != identity:
-            found = collect(
-                stage,
-                self.tokenizer,
-                self.model,
-                self.recipe.seed,
-                format=self.library.format,
-                say=self.log.say,
-                ranks=self.ranks,
-            )
-            plain = [[c.messages, c.tools, c.thinking] for c in found.chats]
-            if self.ranks.main:
-                write_json(kept, {"identity": identity, "chats": plain, "counts": found.counts})
-            self.ranks.barrier()
-        read = _conversations(kept)
-        expert = [Chat(messages, tools, thinking) for messages, tools, thinking in read["chats"]]
-        chats = _blend(expert, list(self._written(stage.data)), stage.expert_share)
-        told = {"kept": {name: dict(counts) for name, counts in read["counts"].items()}}
-        return self._fine_tune(stage, iter(chats), digest(identity, "unify"), told)
-
-    def _reinforce(self, stage: Rl) -> Result:
-        model = self.model(stage.start or "model")
-        total = stage.steps * stage.rollout.updates
-        source = RolloutSource(
-            model,
-            self.tokenizer,
-            stage,
-            self.recipe.seed,
-            format=self.library.format,
-            records=self.folder / "rollouts" / f"{stage.name}.jsonl",
-            say=self.log.say,
-            ranks=self.ranks,
-        )
-        try:
-            return self._train(stage, source, policy_objective(stage), total, model=model)
-        finally:
-            source.close()
-
-    def _train(
+    def train(
         self,
         stage: Trained,
         source: Any,
@@ -211,6 +167,7 @@ class Workshop:
         *,
         model: Decoder | None = None,
     ) -> Result:
+        """Train a stage to its `total` (tokens, of rl: steps); None starts where it says."""
         model = model or self.model(stage.start or "model")
         result: StageResult = run_stage(
             stage,
@@ -345,21 +302,6 @@ class _Training(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.library.corpus.domains)
-
-
-def _conversations(path: Path) -> dict[str, Any]:
-    found = read_json(path)
-    if not isinstance(found, dict) or not {"identity", "chats", "counts"} <= found.keys():
-        raise EtudeError(str(path), "is damaged", do="delete it, and the experts are asked again")
-    return found
-
-
-def _blend(expert: list[Chat], written: list[Chat], share: float) -> list[Chat]:
-    """Return conversations, `share` of them from the experts as far as `REPEATS` of each allow."""
-    if share == 1:
-        return expert
-    wanted = round(len(written) * share / (1 - share))
-    return (expert * min(REPEATS, -(-wanted // max(1, len(expert)))))[:wanted] + written
 
 
 def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:

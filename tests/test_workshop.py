@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from etude import workshop
+from etude import posttraining, workshop
 from etude.data.loader import Loader
 from etude.data.synth import Chat
 from etude.data.tokens import TokenSet
@@ -72,15 +72,15 @@ WRITTEN = [Chat([{"role": "user", "content": f"written {i}"}], [], False) for i 
     ids=["half", "a fifth", "none", "only", "as far as four times each goes"],
 )
 def test_the_experts_share_is_reached_by_repeating_each_at_most_four_times(share, experts, written):
-    mixed = workshop._blend(EXPERT, WRITTEN, share)
+    mixed = posttraining._blend(EXPERT, WRITTEN, share)
     told = [chat.messages[0]["content"] for chat in mixed]
     assert sum(text.startswith("expert") for text in told) == experts
     assert sum(text.startswith("written") for text in told) == written
-    assert max([told.count(f"expert {i}") for i in range(3)]) <= workshop.REPEATS
+    assert max([told.count(f"expert {i}") for i in range(3)]) <= posttraining.REPEATS
 
 
 def test_without_an_expert_answer_the_written_ones_stand_alone():
-    assert workshop._blend([], WRITTEN, 0.5) == WRITTEN
+    assert posttraining._blend([], WRITTEN, 0.5) == WRITTEN
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_experts_are_asked_once_and_a_stage_that_goes_on_reads_their_answers(
     def breaks(*_, **__):
         raise EtudeError("disk", "gone", code=1)
 
-    monkeypatch.setattr(workshop, "collect", collect)
+    monkeypatch.setattr(posttraining, "collect", collect)
     train(recipe, out=tmp_path, until="rl")
     with monkeypatch.context() as patch:
         patch.setattr(workshop, "run_stage", breaks)

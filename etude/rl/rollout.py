@@ -28,7 +28,7 @@ class Sample:
         prompt: ids before the policy's first token.
         reward: of the whole attempt.
         status: how it ended.
-        version: of the weights that sampled it.
+        version: of the weights that sampled its last token.
         turns: turns of the policy.
         replies: its turns, parsed.
         messages: the whole conversation, observations included.
