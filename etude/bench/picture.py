@@ -8,26 +8,28 @@ WIDE, ROW, LEFT = 760, 22, 230
 
 
 def bars(rows: Sequence[tuple[str, str, float]]) -> str:
-    """Draw ours over theirs as SVG.
+    """Draw ours over theirs as SVG, memory behind the speeds.
 
     Args:
-        rows: family, work and ratio. A bar to the right of the middle line is etude ahead; for
+        rows: family, work and ratio. A bar to the right of the line at 1 is etude ahead; for
             memory, whose ratio is bytes, to the left.
     """
-    most = max((abs(math.log2(ratio)) for *_, ratio in rows), default=1.0)
-    reach = max(1, math.ceil(most))
-    unit = (WIDE - LEFT - 60) / (2 * reach)
-    middle, height = LEFT + reach * unit, ROW * (len(rows) + 2)
+    rows = sorted(rows, key=lambda row: row[1].startswith("memory"))
+    logs = [math.log2(ratio) for *_, ratio in rows]
+    below, above = math.floor(min([-1.0, *logs])), math.ceil(max([1.0, *logs]))
+    unit = (WIDE - LEFT - 60) / (above - below)
+    middle, height = LEFT - below * unit, ROW * (len(rows) + 2)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {height}" '
         'font-family="system-ui, sans-serif" font-size="12">',
         f'<rect width="{WIDE}" height="{height}" fill="#fff"/>',
     ]
-    for step in range(-reach, reach + 1):
+    for step in range(below, above + 1):
         x = middle + step * unit
+        tick = f"{2**step}x" if step >= 0 else f"1/{2**-step}"
         parts.append(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{ROW}" y2="{height - 6}" stroke="#ddd"/>'
-            f'<text x="{x:.1f}" y="14" text-anchor="middle" fill="#666">{2.0**step:g}x</text>'
+            f'<text x="{x:.1f}" y="14" text-anchor="middle" fill="#666">{tick}</text>'
         )
     for n, (family, work, ratio) in enumerate(rows):
         y, length = ROW * (n + 1.2), math.log2(ratio) * unit
