@@ -89,6 +89,13 @@ def plan(
     rate: Annotated[
         float, typer.Option(min=0, help="FLOP/s of one device; 0 measures this machine.")
     ] = 0.0,
+    bandwidth: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Bytes/s of its memory, for rollouts; 0: an H100's at that rate, or measured.",
+        ),
+    ] = 0.0,
     match: Matched = None,
     as_json: Json = False,
 ) -> None:
@@ -98,6 +105,7 @@ def plan(
     from etude.recipe.fit import check_dtype, check_fit
     from etude.recipe.load import load
     from etude.recipe.plan import cost, machine_rate, table
+    from etude.recipe.plan_rl import machine_bandwidth, rl_costs, told
     from etude.run import has_gpu
 
     checked = load(recipe, _matched(overrides, match))
@@ -107,12 +115,18 @@ def plan(
     others = by_stage(checked)
     check_fit(checked, decoder, others, key=length_key(checked))
     check_names(checked, ready=False)
-    rows = cost(checked, decoder, rate or machine_rate(), devices=devices, others=others)
+    found = rate or machine_rate()
+    rows = cost(checked, decoder, found, devices=devices, others=others)
+    speed = bandwidth or (0.0 if rate else machine_bandwidth())
+    sampled = rl_costs(checked, decoder, found, speed, devices=devices, others=others)
     if as_json:
         for row in rows:
-            _json(row.as_dict())
+            rollouts = {"rollouts": sampled[row.name].as_dict()} if row.name in sampled else {}
+            _json(row.as_dict() | rollouts)
     else:
         print(table(checked, decoder, rows))
+        if sampled:
+            print(told(list(sampled.values())))
         if checked.model.swapped:
             print(swap_told(checked))
 
@@ -194,6 +208,33 @@ def evaluate(
         _json(table)
     else:
         print(render(table))
+
+
+@app.command()
+def rollouts(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    *,
+    stage: Annotated[str | None, typer.Option(help="Only this stage's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Page; default RUN/rollouts.html.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Most rollouts; whole groups, at even distances.")
+    ] = 10_000,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Leave the data unpacked, for old browsers.")
+    ] = False,
+) -> None:
+    """Write one offline page of a run's recorded rollouts: tokens, rewards, advantages, clips."""
+    from etude.evals.rollouts.page import write_rollouts
+
+    path, found = write_rollouts(run, stage=stage, out=out, limit=limit, plain=plain)
+    for name, lines in found.damaged.items():
+        if lines:
+            print(f"{name}: {lines:,} damaged lines left out", file=sys.stderr)
+    if found.count < found.written:
+        print(f"{found.count:,} of {found.written:,}; --limit shows more", file=sys.stderr)
+    print(path)
 
 
 @app.command()
@@ -315,6 +356,22 @@ def data_fetch(
     with reporter() as progress:
         fetch(names, progress=progress)
     print(listing())
+
+
+@data_app.command(name="export")
+def data_export(
+    format: Annotated[Literal["verl", "verifiers"], typer.Argument(help="verl or verifiers.")],
+    out: Annotated[Path, typer.Argument(file_okay=False, help="New folder.")],
+    families: Annotated[list[str], typer.Argument(help="Task families: rev sort:1,2 rg:gcd.")],
+    *,
+    count: Annotated[int, typer.Option(min=1, help="Questions that train.")] = 1000,
+    held: Annotated[int, typer.Option(min=1, help="Held-out questions.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+) -> None:
+    """Write checkable tasks and their reward for verl, or as a verifiers package (prime-rl)."""
+    from etude.rl.export import export
+
+    print(export(format, out, families, count=count, held=held, seed=seed))
 
 
 def _matched(overrides: list[str] | None, match: str | None) -> list[str]:

@@ -31,6 +31,7 @@ from etude.parallel.environ import process
 from etude.recipe.fit import check_dtype, check_fit
 from etude.recipe.identity import figure_keys, identities
 from etude.recipe.load import dump, load
+from etude.recipe.post import RewardModel
 from etude.recipe.stages import Eval, Recipe, Stage
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def record(folder: Path, recipe: Recipe) -> None:
         if stage.name in finished:
             done = read_json(folder / "stages" / stage.name / "done.json")
             rows.append({"name": stage.name, "kind": stage.stage, "status": "done", **done})
-            last = last if isinstance(stage, Eval) else stage.name
+            last = last if isinstance(stage, Eval | RewardModel) else stage.name
         else:
             rows.append({"name": stage.name, "kind": stage.stage, "status": "waiting"})
     about = {"recipe": recipe.recipe, "about": recipe.about, "seed": recipe.seed}

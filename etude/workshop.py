@@ -31,6 +31,7 @@ from etude.reading import Packed, moves, text
 from etude.recipe import parts
 from etude.recipe.identity import figure_key
 from etude.recipe.load import as_data
+from etude.recipe.post import Distill, Preference, RewardModel
 from etude.recipe.stages import (
     Eval,
     Midtrain,
@@ -87,9 +88,14 @@ class Workshop:
                 return posttraining.reinforce(self, stage)
             case Unify():
                 return posttraining.unify(self, stage)
+            case Preference():
+                return posttraining.prefer(self, stage)
+            case RewardModel():
+                return posttraining.learn_reward(self, stage)
+            case Distill():
+                return posttraining.distil(self, stage)
             case Sft():
-                key = digest(json.dumps(as_data(stage.data), sort_keys=True), str(self.recipe.seed))
-                return self.fine_tune(stage, self.written(stage.data), key, {})
+                return self.fine_tune(stage, self.written(stage.data), self.key(stage.data), {})
             case Pretrain() | Midtrain():
                 return self._pretrain(stage)
 
@@ -126,11 +132,32 @@ class Workshop:
         """Yield the conversations that programs write, in the seed's order."""
         return written(data, self.recipe.seed)
 
+    def key(self, data: parts.Chats) -> str:
+        """Return the name of what `written` yields."""
+        return digest(json.dumps(as_data(data), sort_keys=True), str(self.recipe.seed))
+
     def fine_tune(
         self, stage: Sft | Unify, chats: Iterator[Chat], key: str, told: Result
     ) -> Result:
         """Train on conversations; `key` names them in the cache, `told` goes to `done.json`."""
-        data = stage.data
+        loader, count = self.conversations(stage, stage.data, chats, key)
+        source = Packed(loader, stage.batch, self.ranks.world)
+        about = {"conversations": count, **told}
+        mean = stage.aggregate if isinstance(stage, Sft) else "token"
+        return self.train(stage, source, NextToken(mean), stage.tokens) | about
+
+    def conversations(
+        self, stage: Trained, data: parts.Chats, chats: Iterator[Chat], key: str, suffix: str = ""
+    ) -> tuple[Loader, int]:
+        """Return rows of conversations, with text among them, and how many conversations there are.
+
+        Args:
+            stage: whose rows they are.
+            data: how long they are, and what is replayed.
+            chats: read only where the cache has none by this key.
+            key: names them there.
+            suffix: tells apart several loaders of one stage.
+        """
         chosen = self._on_main(
             lambda: self.library.chats(
                 self.tokenizer,
@@ -152,11 +179,8 @@ class Workshop:
         mix = {"chats": 1 - data.replay} if replayed else {"chats": 1.0}
         mix |= {name: data.replay * share / whole for name, share in shares.items()}
         sets = {"chats": conversations, **replayed}
-        loader = self._loader(stage, sets, mix, data.length, "best_fit")
-        source = Packed(loader, stage.batch, self.ranks.world)
-        about = {"conversations": len(conversations), **told}
-        mean = stage.aggregate if isinstance(stage, Sft) else "token"
-        return self.train(stage, source, NextToken(mean), stage.tokens) | about
+        loader = self._loader(stage, sets, mix, data.length, "best_fit", suffix=suffix)
+        return loader, len(conversations)
 
     def train(
         self,
@@ -167,7 +191,10 @@ class Workshop:
         *,
         model: Decoder | None = None,
     ) -> Result:
-        """Train a stage to its `total` (tokens, of rl: steps); None starts where it says."""
+        """Train a stage to its `total` tokens, or steps where it counts them.
+
+        Without a model it starts where it says.
+        """
         model = model or self.model(stage.start or "model")
         result: StageResult = run_stage(
             stage,
@@ -177,7 +204,7 @@ class Workshop:
             self.folder / "stages" / stage.name,
             log=self.log,
             total=total,
-            unit="steps" if isinstance(stage, Rl) else "tokens",
+            unit="steps" if hasattr(stage, "steps") else "tokens",
             seed=self.recipe.seed,
             save_every=self.recipe.save_every,
             ranks=self.ranks,

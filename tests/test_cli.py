@@ -31,6 +31,7 @@ WRONG = [
     (("show", "stage", "evl"), "did you mean eval?"),
     (("chat", "no/such/folder"), "no/such/folder"),
     (("eval", "no_such_run"), "no_such_run: holds no evaluation"),
+    (("rollouts", "no_such_run"), "no_such_run: no such run"),
     (("data", "build", "smok"), "did you mean smoke?"),
     (("data", "fetch", "shakespear"), "did you mean shakespeare?"),
 ]

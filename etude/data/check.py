@@ -6,10 +6,11 @@ from importlib.util import find_spec
 from etude.data import folders, tasks_fewshot
 from etude.data.mix import SHARES
 from etude.data.synth import DERIVED
-from etude.data.tasks import family
+from etude.data.tasks import OUTSIDE, family
 from etude.data.tasks_gym import PREFIX
 from etude.errors import EtudeError, closest
 from etude.models import table
+from etude.recipe.post import Distill, Paired
 from etude.recipe.stages import Eval, Midtrain, Pretrain, Recipe, Rl, Sft, Stage, Unify
 from etude.text import chat
 
@@ -71,6 +72,13 @@ def _tasks(stage: Stage) -> Iterator[tuple[str, str, Levels]]:
             yield from (("probes", name, probe.levels) for name, probe in stage.probes.items())
         case Sft() | Unify():
             yield from (("data.tasks", name, mix.levels) for name, mix in stage.data.tasks.items())
+        case Paired():
+            mixes = stage.pairs.tasks.items()
+            yield from (("pairs.tasks", name, mix.levels) for name, mix in mixes)
+        case Distill():
+            for tutor in stage.teachers:
+                mixes = tutor.tasks.items()
+                yield from (("teachers.tasks", name, mix.levels) for name, mix in mixes)
     if isinstance(stage, Unify):
         for teacher in stage.samples_of:
             yield from (("samples_of", name, mix.levels) for name, mix in teacher.tasks.items())
@@ -90,6 +98,10 @@ def _modes(stage: Stage) -> Iterator[tuple[str, bool | None]]:
         case Sft() | Unify():
             shares = [stage.data.thinking, *(m.thinking or 0 for m in stage.data.tasks.values())]
             yield "data.thinking", any(share > 0 for share in shares) or None
+        case Paired():
+            yield "pairs.thinking", stage.pairs.thinking > 0 or None
+        case Distill():
+            yield "thinking", stage.thinking > 0 or None
 
 
 def _check_mode(key: str, format: str | None, thinking: bool | None) -> None:
@@ -110,6 +122,8 @@ def _check_set(name: str, domains: tuple[str, ...], *, ready: bool) -> None:
 
 
 def _check_task(name: str, levels: Levels, *, ready: bool) -> None:
+    if name.startswith(OUTSIDE):
+        return
     if name.startswith(PREFIX) and not ready and find_spec("reasoning_gym") is None:
         return
     most = family(name).levels - 1

@@ -6,6 +6,7 @@
 | `commits` | code, fetched releases | issue, code, repair and test in one context |
 | `traces` | own tasks, reasoning-gym | question, steps, answer |
 | `agent` | own tasks, tools | conversations with tool calls |
+| `agentic` | own tasks, tools of servers, users, judges | conversations that passed |
 | `recall` | own task | pairs, and the same again in other orders |
 | `maps` | own rules | letters and what a rule sends them to |
 | `rephrased`, `repeated` | own facts | short texts on invented people, reworded or not |
@@ -21,6 +22,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Protocol
 
+from etude.data.agentic import agentic
 from etude.data.documents import Document
 from etude.data.synth_agent import agent
 from etude.data.synth_chats import Chat, sft, solution
@@ -44,6 +46,7 @@ __all__ = [
     "DERIVED",
     "Chat",
     "agent",
+    "agentic",
     "commits",
     "derive",
     "document_qa",
@@ -100,6 +103,7 @@ DERIVED: dict[str, Callable[[Texts, str, int, int], Made]] = {
     "commits": _commits,
     "traces": lambda corpus, split, count, seed: traces(count, seed, held=split == "held_out"),
     "agent": lambda corpus, split, count, seed: agent(count, seed, held=split == "held_out"),
+    "agentic": lambda corpus, split, count, seed: agentic(count, seed, held=split == "held_out"),
     "recall": lambda corpus, split, count, seed: recall(count, seed, held=split == "held_out"),
     "rephrased": lambda corpus, split, count, seed: told(
         "rephrased", count, seed, held=split == "held_out"
@@ -144,11 +148,15 @@ def written(data: Chats, seed: int) -> Iterator[Chat]:
     Raises:
         EtudeError: an unknown family or level, or nothing to draw from.
     """
-    simulated = round(data.items * data.simulated)
-    plain = sft(data.tasks, data.items - simulated, seed, thinking=data.thinking, lines=data.lines)
-    if not simulated:
+    simulated, agents = round(data.items * data.simulated), round(data.items * data.agentic)
+    rest = data.items - simulated - agents
+    if rest < 0:
+        found = f"simulated {data.simulated:g} and agentic {data.agentic:g}"
+        raise EtudeError("chats", found, "together at most 1")
+    plain = sft(data.tasks, rest, seed, thinking=data.thinking, lines=data.lines)
+    if not simulated and not agents:
         return arranged(plain, data, seed)
-    order = [False] * (data.items - simulated) + [True] * simulated
+    kinds = (plain, episodes(simulated, seed), agentic(agents, seed))
+    order = [0] * rest + [1] * simulated + [2] * agents
     random.Random(seed).shuffle(order)
-    others = episodes(simulated, seed)
-    return arranged((next(others if other else plain) for other in order), data, seed)
+    return arranged((next(kinds[kind]) for kind in order), data, seed)

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from etude.data.messages import assistant as assistant
+from etude.data.messages import exchange as exchange
+from etude.data.messages import user as user
 from etude.data.synth_lines import LINES
 from etude.data.tasks import Item, draw
 from etude.data.tasks_reflect import reflected
@@ -35,25 +38,6 @@ class Chat:
     kept: float | None = None
 
 
-def user(text: str) -> dict[str, Any]:
-    """Return a turn of the user."""
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str, reasoning: str = "") -> dict[str, Any]:
-    """Return a final turn of the model."""
-    return {"role": "assistant", "content": text, "reasoning_content": reasoning}
-
-
-def exchange(name: str, arguments: Mapping[str, Any], result: str) -> list[dict[str, Any]]:
-    """Return a tool call of the model and the tool's answer."""
-    function = {"name": name, "arguments": dict(arguments)}
-    return [
-        {"role": "assistant", "content": "", "tool_calls": [{"function": function}]},
-        {"role": "tool", "content": result},
-    ]
-
-
 def solution(item: Item, *, thinking: bool) -> Chat:
     """Return the worked solution of an item: its question, its tool calls, its answer.
 
@@ -62,10 +46,12 @@ def solution(item: Item, *, thinking: bool) -> Chat:
         thinking: whether the model thinks first; an item without written steps gets empty
             reasoning, so that the model also learns when not to think at length.
     """
-    messages = [user(item.question)]
-    for call in item.calls:
-        messages += exchange(call.name, call.arguments, call.result)
-    messages.append(assistant(item.answer, item.steps if thinking else ""))
+    messages = list(item.data.get("messages", ()))  # where the user says more than the question
+    if not messages:
+        messages = [user(item.question)]
+        for call in item.calls:
+            messages += exchange(call.name, call.arguments, call.result)
+        messages.append(assistant(item.answer, item.steps if thinking else ""))
     return Chat(messages, [tool.schema() for tool in item.toolset()], thinking)
 
 
@@ -103,7 +89,7 @@ def sft(
         name = rng.choices(names, weights)[0]
         mix = tasks[name]
         level = rng.choices(list(mix.levels), list(mix.levels.values()))[0]
-        item = draw(name, rng, level)
+        item = draw(name, rng, level, tuning=mix.tuning)
         if mix.reflect and rng.random() < mix.reflect:
             item = reflected(item, rng)
         share = mix.thinking if mix.thinking is not None else thinking if item.steps else 0.0

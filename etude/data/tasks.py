@@ -4,20 +4,31 @@ The same questions serve reasoning traces, fine-tuning, reinforcement learning a
 question in five, by hash, is held out: nothing that trains may draw it.
 """
 
+import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import Any
 
 from etude.data.tasks_base import Call, Family, Item, Reply
 from etude.data.tasks_chain import THINKING_FAMILIES, Sum, Var
 from etude.data.tasks_code import Code
+from etude.data.tasks_desk import Work
+from etude.data.tasks_desk_user import Counter
 from etude.data.tasks_fact import Fact
+from etude.data.tasks_functions import Functions
 from etude.data.tasks_gym import PREFIX, Gym
 from etude.data.tasks_instruct import Instruct
+from etude.data.tasks_judge import Judge
 from etude.data.tasks_letters import Reverse, Sort
+from etude.data.tasks_math import Math
+from etude.data.tasks_pathology import Pathology
 from etude.data.tasks_recall import Recall
 from etude.data.tasks_schema import Schema
+from etude.data.tasks_search import Search
+from etude.data.tasks_served import Clock, Commits
 from etude.data.tasks_tool import Calculate, Lookup
+from etude.data.tasks_unit import Unit
 from etude.errors import EtudeError, closest
 from etude.files import digest
 
@@ -48,30 +59,49 @@ FAMILIES: dict[str, Family] = {
         Fact(),
         Instruct(),
         Code(),
+        Unit(),
+        Math(),
+        Pathology(),
+        Judge(),
+        Functions(),
+        Search(),
+        Work(),
+        Clock(),
+        Commits(),
+        Counter(),
     )
 }
+OUTSIDE = ("verifiers:",)  # names whose questions come from elsewhere, see `etude.rl.kinds`
 HELD_OUT = 5  # one question in this many
 TRIES = 1000
 DRY = 200  # after this many repeats in a row a family has no more questions
 
 
-def family(name: str) -> Family:
+def family(name: str, tuning: Mapping[str, Any] | None = None) -> Family:
     """Return a family by name; `rg:<name>` is one of reasoning-gym.
 
+    Args:
+        name: as in recipes.
+        tuning: knobs of a generator, see `tasks_gym.Gym`.
+
     Raises:
-        EtudeError: no such family, or reasoning-gym is not installed.
+        EtudeError: no such family, no such knob, or reasoning-gym is not installed.
     """
     if name.startswith(PREFIX):
-        return _gym(name)
+        return _gym(name, json.dumps(tuning or {}, sort_keys=True))
+    if tuning and name in FAMILIES:
+        raise EtudeError(f"task {name}", f"{', '.join(tuning)} given", f"only with {PREFIX}NAME")
     if name not in FAMILIES:
-        known = f"{', '.join(FAMILIES)} or {PREFIX}NAME"
-        raise EtudeError(f"task {name}", "no such family", known, closest(name, FAMILIES))
+        known = ", ".join([*FAMILIES, *(f"{head}NAME" for head in (PREFIX, *OUTSIDE))])
+        head, mark, _ = name.partition(":")
+        near = closest(head + mark, [*FAMILIES, PREFIX, *OUTSIDE])
+        raise EtudeError(f"task {name}", "no such family", known, near)
     return FAMILIES[name]
 
 
 @cache
-def _gym(name: str) -> Family:
-    return Gym(name)
+def _gym(name: str, tuning: str) -> Family:
+    return Gym(name, json.loads(tuning))
 
 
 def held_out(item: Item) -> bool:
@@ -79,14 +109,21 @@ def held_out(item: Item) -> bool:
     return int(digest(item.family, item.key or item.question), 16) % HELD_OUT == 0
 
 
-def draw(name: str, rng: random.Random, level: int, *, held: bool = False) -> Item:
+def draw(
+    name: str,
+    rng: random.Random,
+    level: int,
+    *,
+    held: bool = False,
+    tuning: Mapping[str, Any] | None = None,
+) -> Item:
     """Return one question of a family from the training side of the split, or from the other.
 
     Raises:
         EtudeError: no such family or level, or a level with too few questions to have any on that
         side.
     """
-    source = family(name)
+    source = family(name, tuning)
     if not 0 <= level < source.levels:
         raise EtudeError(f"task {name}", f"level {level}", f"0 to {source.levels - 1}")
     for _ in range(TRIES):
@@ -118,7 +155,7 @@ def items(name: str, level: int, count: int, seed: int, *, held: bool = False) -
 
 def score(item: Item, reply: Reply | str) -> float:
     """Return 1 if a reply answers the item, else 0, whatever the parser says of its form."""
-    return family(item.family).score(item, reply)
+    return family(item.family, item.data.get("tuning")).score(item, reply)
 
 
 def accuracy(pairs: Iterable[tuple[Item, Reply | str]]) -> float:

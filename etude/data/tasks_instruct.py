@@ -1,11 +1,14 @@
 """Instructions that rules can check: which words, how many, in which order, how written.
 
-Level is the number of constraints beyond the first. A reply counts only if it keeps every rule.
+Up to 2, the level is the number of constraints beyond the first; levels 3 and 4 leave the words
+free and set 3 and 5 constraints of the kinds in `tasks_constraints`. A reply counts only if it
+keeps every rule.
 """
 
 import random
 from collections.abc import Callable, Sequence
 
+from etude.data import tasks_constraints
 from etude.data.tasks_base import Item, Reply, visible
 from etude.data.tasks_tool import WORDS
 
@@ -25,24 +28,28 @@ RULES: dict[str, Callable[[str, str], bool]] = {
     "commas": lambda reply, _: reply.count(", ") == reply.count(",") == len(_say(reply)) - 1 > 0,
     "end": lambda reply, want: reply.endswith(want) and not reply[:-1].endswith((".", "!")),
     "distinct": lambda reply, _: len(set(_say(reply))) == len(_say(reply)),
+    **tasks_constraints.MORE,
 }
+FREE = {3: 3, 4: 5}  # constraints by level
 
 
 class Instruct:
     """`write lamp 3 times, in capitals, with commas` is `LAMP, LAMP, LAMP`."""
 
     name = "instruct"
-    levels = 3
+    levels = 5
 
     def sample(self, rng: random.Random, level: int) -> Item:
         """Return a task about words with `level` demands on how they are written."""
+        if level in FREE:
+            question, answer, kept = tasks_constraints.make(rng, FREE[level])
+            return Item("instruct", level, question, answer, data={"rules": kept})
         task, words, rules = rng.choice(TASKS)(rng)
         forms = rng.sample(FORMS if len(words) > 1 else FORMS_OF_ONE, level)
         question = ", ".join([task, *(text for _, text in forms)])
-        kept = [rule for rule, _ in forms]
-        answer = _write(words, kept)
-        data = {"rules": (*rules, *kept)}
-        return Item("instruct", level, question, answer, data=data)
+        demands = [rule for rule, _ in forms]
+        data = {"rules": (*rules, *demands)}
+        return Item("instruct", level, question, _write(words, demands), data=data)
 
     def score(self, item: Item, reply: Reply | str) -> float:
         """Return 1 if every rule holds, else 0."""

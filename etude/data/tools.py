@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from etude.data.graph import find
 from etude.data.tools_real import REAL, Real
+from etude.data.tools_served import SCHEMAS
 from etude.errors import EtudeError, closest
 
 MAX_EXPRESSION = 200  # characters
@@ -48,10 +50,11 @@ class Tool:
 
     def call(self, **arguments: Any) -> str:
         """Check the arguments and return the tool's answer, or one line that says what is wrong."""
-        problem = self._problem(arguments)
+        problem = self.problem(arguments)
         return f"error: {problem}" if problem else self.function(**arguments)
 
-    def _problem(self, arguments: Mapping[str, Any]) -> str:
+    def problem(self, arguments: Mapping[str, Any]) -> str:
+        """Return what is wrong with the arguments of a call; empty where nothing is."""
         known = self.parameters["properties"]
         for name in self.parameters.get("required", ()):
             if name not in arguments:
@@ -178,9 +181,40 @@ def real(of: Real) -> Tool:
     return Tool(of.name, of.description(), of.parameters(), of.call)
 
 
+def search(pages: Mapping[str, str]) -> Tool:
+    """Return a tool that searches the pages of one small world."""
+    return Tool("search", "Find pages.", _bare("query"), lambda query: find(dict(pages), query))
+
+
+def open_page(pages: Mapping[str, str]) -> Tool:
+    """Return a tool that opens the pages of one small world by the names that `search` gives."""
+
+    def read(page: str) -> str:
+        return pages.get(page.strip(), f"error: no page {page.strip()[:20]}")
+
+    return Tool("open", "Open a page.", _bare("page"), read)
+
+
+def _bare(name: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+
+
+def _elsewhere(**_: Any) -> str:
+    return "error: this tool works only in its server"
+
+
+def served(name: str) -> Tool:
+    """Return a tool of an MCP server, to be shown; it is called through `etude.rl.mcp_client`."""
+    of = SCHEMAS[name]
+    return Tool(name, of["description"], of["parameters"], _elsewhere)
+
+
 TOOLS: dict[str, Callable[[Mapping[str, str]], Tool]] = {
     "calculator": lambda _: CALCULATOR,
     "lookup": lookup,
+    "search": search,
+    "open": open_page,
+    **{name: (lambda _, name=name: served(name)) for name in SCHEMAS},
     **{name: (lambda _, of=of: real(of)) for name, of in REAL.items()},
 }
 

@@ -49,7 +49,7 @@ class Engine:
 
     It does no work of its own accord: `run` and `stream` turn its loop for a caller who waits, and
     a server turns it itself. One thread at a time may use it. The weights must not change while it
-    lives, for it has laid them out anew and keeps what they computed.
+    lives, for it has laid them out anew and keeps what they computed; see `renew`.
 
     Args:
         model: a decoder; its weights decide device and dtype.
@@ -77,6 +77,19 @@ class Engine:
         self.routed = any(isinstance(part, Router) for part in model.layers.modules())
         self._number = self._steps = 0
         self._timed = False
+
+    def renew(self) -> None:
+        """Take in that the model's weights have changed: live answers go on where they are.
+
+        What the old weights computed of them stays (the in-flight update of Nemotron 3 Super,
+        arXiv:2604.12374). Later prompts must come under another `owner`, or they would find it too.
+
+        Raises:
+            EtudeError: the engine has a rounded copy of its own, which would not change.
+        """
+        if self.settings.weights == "int8":
+            raise EtudeError("engine", "int8 weights do not change", do="make a new engine")
+        self.store.forget()
 
     # What callers ask -----------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """One request while the engine has it: its tokens, what is computed of them, and what it holds."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -47,6 +48,7 @@ class Entry:
         parked: an open prompt that waits until it grows or ends.
         touched: when its prompt last grew.
         kind: of its last id.
+        sure: how many ids in a row were more probable than the bound on repetition.
     """
 
     id: str
@@ -77,6 +79,7 @@ class Entry:
     parked: bool = False
     touched: float = 0.0
     kind: Kind = "content"
+    sure: int = 0
 
     @property
     def rank(self) -> tuple[int, bool, int]:
@@ -120,11 +123,20 @@ class Entry:
             stopped = self.writer.hit
         if stopped:
             delta.finish = "stop"
+        elif self._repeats(logp):
+            delta.finish = "repetition"
         elif len(self.known) >= self.limit:
             delta.finish = "length"
         if delta.finish and self.writer is not None:
             delta.text += self.writer.finish()
         return delta.finish is not None
+
+    def _repeats(self, logp: float | None) -> bool:
+        rule = self.request.limits.repetition
+        if rule is None or logp is None:
+            return False
+        self.sure = self.sure + 1 if logp > math.log(rule.probability) else 0
+        return self.sure >= rule.tokens
 
     def routed(self) -> Tensor:
         """Experts of all ids that were read, int16 [tokens, layers, active]."""

@@ -9,10 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
 
 from etude.engine.engine import Engine
-from etude.engine.request import Delta, GenRequest, Limits, Sampling, Stops, Want, ids_of, mixed
+from etude.engine.request import (
+    Delta,
+    GenRequest,
+    Limits,
+    Sampling,
+    Stops,
+    Want,
+    ids_of,
+    mixed,
+)
 from etude.engine.settings import Settings
 from etude.errors import EtudeError
 from etude.nn.decoder import Decoder
+from etude.typing import Tensor
 
 ROWS = 256  # rows decoded together; on two CPU cores more rows give no more tokens a second
 BUDGET = 2048  # tokens of a pass: as fast as more, in a quarter of the memory
@@ -26,18 +36,21 @@ class Completion:
     Args:
         tokens: new ids, with the stop token that ended them if one did.
         logp: log-probability of each, with the temperature applied.
-        finish: "stop", or "length" when the tokens asked for or the model's length ran out.
+        finish: "stop", "length" when the tokens asked for or the model's length ran out, or
+            "repetition".
+        routes: experts of prompt and answer as in `request.Delta`, where asked for.
     """
 
     tokens: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
     finish: str = "length"
+    routes: Tensor | None = None
 
     def add(self, delta: Delta) -> bool:
         """Take in what is new; return whether that was all."""
         self.tokens += delta.token_ids
         self.logp += delta.logp
-        self.finish = delta.finish or self.finish
+        self.finish, self.routes = delta.finish or self.finish, delta.routes
         return delta.finish is not None
 
 
@@ -77,16 +90,52 @@ def generate(
             negative `max_tokens`, `stop` that are no ids, or logits that are not finite.
     """
     _check(model, prompts, max_tokens)
-    seeds = _seeds(seed, len(prompts))
-    done, stops = [Completion() for _ in prompts], Stops(ids_of(stop, "stop ids"))
-    if not max_tokens or not done:
-        return done
+    seeds, stops = _seeds(seed, len(prompts)), Stops(ids_of(stop, "stop ids"))
+    if not max_tokens or not prompts:
+        return [Completion() for _ in prompts]
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    limits, want = Limits(max_tokens=max_tokens), Want(logp="tempered")
     requests = [
-        _request(prompt, one, max_tokens, stops, want=Want(logp="tempered"), **how)
+        GenRequest(prompt, Sampling(seed=keyed(one, prompt), **how), limits, stops, want=want)
         for prompt, one in zip(prompts, seeds, strict=True)
     ]
-    engine = Engine(model, settings=_settings(model, prompts, max_tokens, weights, kernels))
+    return answer(model, requests, on_token=on_token, weights=weights, kernels=kernels)
+
+
+def keyed(seed: int, prompt: Sequence[int]) -> int:
+    """What the draws after a prompt depend on: one seed must not give all items of a test one draw.
+
+    Args:
+        seed: of the caller, of any size.
+        prompt: token ids.
+    """
+    return mixed(seed & (2**63 - 1), *prompt)
+
+
+def answer(
+    model: Decoder,
+    requests: Sequence[GenRequest],
+    *,
+    on_token: Callable[[int, int], None] | None = None,
+    weights: str = "stored",
+    kernels: bool = False,
+) -> list[Completion]:
+    """Answer requests together, one answer each, and wait for all; `generate` for more control.
+
+    Args:
+        model, on_token, weights, kernels: as in `generate`.
+        requests: whole prompts.
+
+    Raises:
+        EtudeError: as `generate`, or a request that the engine refuses.
+    """
+    longest = model.arch.max_length
+    needs = [(len(one.prompt), one.limits.max_tokens or longest) for one in requests]
+    _check(model, [one.prompt for one in requests], longest)
+    done = [Completion() for _ in requests]
+    if not done:
+        return done
+    engine = Engine(model, settings=_settings(model, needs, weights, kernels))
     rows = {engine.submit(request): row for row, request in enumerate(requests)}
     left = len(rows)
     while left:
@@ -128,8 +177,9 @@ def stream(
         return
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     stops = Stops(ids_of(stop, "stop ids"))
-    request = _request(prompt, _seeds(seed, 1)[0], max_tokens, stops, want=Want(), **how)
-    engine = engine or Engine(model, settings=_settings(model, [prompt], max_tokens))
+    sampling = Sampling(seed=keyed(_seeds(seed, 1)[0], prompt), **how)
+    request = GenRequest(prompt, sampling, Limits(max_tokens=max_tokens), stops)
+    engine = engine or Engine(model, settings=_settings(model, [(len(prompt), max_tokens)]))
     for delta in engine.stream(request):
         _raise(0, delta)
         yield from delta.token_ids
@@ -160,18 +210,17 @@ class Talker:
 
 def _settings(
     model: Decoder,
-    prompts: Sequence[Sequence[int]],
-    max_tokens: int,
+    needs: Sequence[tuple[int, int]],
     weights: str = "stored",
     kernels: bool = False,
 ) -> Settings:
     """As much room as the largest rows that decode together can fill."""
     longest = model.arch.max_length
-    needs = sorted(-(-min(len(prompt) + max_tokens, longest) // PAGE) for prompt in prompts)
+    pages = sorted(-(-min(prompt + new, longest) // PAGE) for prompt, new in needs)
     return Settings(
-        pages=sum(needs[-ROWS:]) + 1,  # and the one that lets the last row in
+        pages=sum(pages[-ROWS:]) + 1,  # and the one that lets the last row in
         page_size=PAGE,
-        max_running=min(ROWS, len(prompts)),
+        max_running=min(ROWS, len(needs)),
         token_budget=max(BUDGET, ROWS),
         reuse=False,
         speculate=0,
@@ -179,20 +228,6 @@ def _settings(
         kernels=kernels,
         text=False,
     )
-
-
-def _request(
-    prompt: Sequence[int],
-    seed: int,
-    max_tokens: int,
-    stops: Stops,
-    *,
-    want: Want,
-    **how: Any,
-) -> GenRequest:
-    # the prompt is part of the key: one seed for a whole test must not give all items one draw
-    sampling = Sampling(seed=mixed(seed & (2**63 - 1), *prompt), **how)
-    return GenRequest(prompt, sampling, Limits(max_tokens=max_tokens), stops, want=want)
 
 
 def _seeds(seed: Any, rows: int) -> list[int]:

@@ -15,7 +15,7 @@ from etude.typing import Tensor
 Priority = Literal["speech", "interactive", "batch"]
 RANKS: dict[str, int] = {"speech": 0, "interactive": 1, "batch": 2}
 Kind = Literal["reasoning", "content"]
-Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
+Finish = Literal["stop", "length", "repetition", "cancelled", "deadline", "error"]
 LogpKind = Literal["raw", "tempered", "processed"]
 
 MAX_STOPS, MAX_STOP_LETTERS, MAX_BIASES, MAX_CHOICES = 16, 256, 1024, 256
@@ -139,6 +139,26 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Repetition:
+    """When an answer counts as repeating itself: it has long been certain of every next token.
+
+    Args:
+        tokens: so many in a row ...
+        probability: ... each of more than this probability, of the distribution that
+            `Want.logp` asks for.
+
+    Source: MiniMax-M1, arXiv:2506.13585, section 3.2 (3,000 tokens, 0.99).
+    """
+
+    tokens: int
+    probability: float
+
+    def __post_init__(self) -> None:
+        _whole("repetition: tokens", self.tokens, 1)
+        _number("repetition: probability", self.probability, 0, 1, open_low=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """How long an answer may be.
 
@@ -146,11 +166,13 @@ class Limits:
         max_tokens: most new tokens, reasoning included; None is all that the context holds.
         min_tokens: stop ids are out of reach before this many.
         seconds: time from arrival after which the request ends with `deadline`; None is for ever.
+        repetition: ends an answer that repeats itself, with `repetition`; None lets it.
     """
 
     max_tokens: int | None = None
     min_tokens: int = 0
     seconds: float | None = None
+    repetition: Repetition | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -280,6 +302,9 @@ class GenRequest:
         object.__setattr__(self, "prompt", ids_of(self.prompt))
         if self.priority not in RANKS:
             raise EtudeError("priority", repr(self.priority), f"one of {', '.join(RANKS)}")
+        if self.limits.repetition is not None and self.want.logp is None:
+            expected = "log-probabilities, which it counts"
+            raise EtudeError("repetition", "wanted without logp", expected, "set Want(logp=...)")
         if not isinstance(self.owner, str):
             raise EtudeError("owner", _shown(self.owner), "a string")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from etude.evals.report import course, figures, ladder, lengths, reading, speed
+from etude.evals.report import course, figures, ladder, lengths, reading, rl, speed
 from etude.evals.report.charts import short
 from etude.evals.report.html import Html, tag
 from etude.evals.report.record import Run, read
@@ -45,6 +45,7 @@ def page(run: Run) -> str:
         "ladder": ("Loss against compute", ladder.section(run)),
         "examples": ("Examples in the prompt", ladder.examples(run)),
         "time": ("Where the time went", figures.time(run)),
+        "rl": ("Reinforcement learning", rl.section(run)),
         "curves": ("Curves", course.curves(run)),
         "experts": ("Load of the experts", course.experts(run)),
         "samples": ("Samples", reading.samples(run)),

@@ -42,7 +42,14 @@ def ask(
             mode = "think" if thinking else "nothink"
             place = {"column": probe.column, "task": name, "level": level, "mode": mode}
             levels = {level: 1.0}
-            how = Environment(name=name, levels=levels, thinking=thinking, turns=probe.turns)
+            how = Environment(
+                name=name,
+                levels=levels,
+                thinking=thinking,
+                turns=probe.turns,
+                knobs=probe.knobs,
+                attributes=probe.attributes,
+            )
             problems = _different(
                 draw([how], spec.items, seed_of(seed, name, level), held_out=True)
             )

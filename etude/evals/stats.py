@@ -6,6 +6,7 @@ a normal interval of per-problem means, because samples of one problem are not i
 """
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,3 +97,45 @@ def pass_at_k(right: int, n: int, k: int) -> float:
     if k > n:
         raise ValueError(f"pass@{k} needs at least {k} samples, got {n}")
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def interquartile_mean(values: Sequence[float]) -> float:
+    """Return the mean of the middle half; a value at its border counts by the part inside.
+
+    Less moved by one odd run than the mean, less wasteful than the median (Agarwal et al.,
+    arXiv:2108.13264, section 4.3).
+    """
+    n = len(values)
+    if not n:
+        return math.nan
+    low, high = n / 4, n * 3 / 4
+    inside = [max(0.0, min(place + 1, high) - max(place, low)) for place in range(n)]
+    products = (part * value for part, value in zip(inside, sorted(values), strict=True))
+    return math.fsum(products) / (high - low)
+
+
+def iqm_interval(
+    scores: Sequence[Sequence[float]], *, draws: int = 2000, seed: int = 0
+) -> Estimate:
+    """Estimate the interquartile mean over tasks and training seeds.
+
+    The interval is a percentile bootstrap, stratified: runs are drawn again within each task
+    (Agarwal et al., arXiv:2108.13264, section 4.1). It is too narrow where there are few runs:
+    three values have ten different resamples.
+
+    Args:
+        scores: of each task, those of its runs.
+        draws: resamples.
+        seed: of them.
+    """
+    flat = [score for runs in scores for score in runs]
+    centre, n = interquartile_mean(flat), len(flat)
+    if min(map(len, scores), default=0) < 2:
+        return Estimate(centre, math.nan, math.nan, n)
+    rng = random.Random(seed)
+    found = sorted(
+        interquartile_mean([score for runs in scores for score in rng.choices(runs, k=len(runs))])
+        for _ in range(draws)
+    )
+    low, high = (found[round(share * (draws - 1))] for share in (0.025, 0.975))
+    return Estimate(centre, low, high, n)

@@ -22,9 +22,9 @@ from etude.nn.init import initialise
 from etude.nn.int8 import Int8Linear
 from etude.nn.mamba2 import Mamba2
 from etude.text.tokenizer import Tokenizer
-from etude.weights.files import KINDS, Files, fill, write
+from etude.weights.files import KINDS, Files, fill, write, write_tensors
 from etude.weights.hub import locate
-from etude.weights.layout import Shape
+from etude.weights.layout import Piece, Shape
 from etude.weights.packed import KEY, SCHEMES, Kept, Packed, Scheme, open_files, scheme
 
 CONFIG = "config.json"
@@ -130,12 +130,10 @@ def save(
     if isinstance(model.head, Int8Linear):
         raise EtudeError("save", "int8 weights, which are for inference", "those they came from")
     state = model.state_dict() if state is None else state
-    family = table.family(published.family)
-    config = _restated(family, published.config, model.arch, state["embed.weight"].dtype)
-    if layout is None and published.folder is None and hasattr(family, "opened"):
-        layout = family.opened(config)  # made here: in the spelling that other libraries open
-    config = _respelled(family, config, layout)
-    pieces = family.layout(config).spell(_shapes(state))
+    beside: Mapping[str, str] = getattr(model, "beside", {})  # of no published layout, by file
+    apart = {file: {name: state[name]} for name, file in beside.items()}
+    state = {name: tensor for name, tensor in state.items() if name not in beside}
+    config, pieces = spelled(model, published, state, layout)
     config |= {KEY: how.config(pieces)} if how else {}
     # the files it came with say more than the tokenizer alone, as long as they are there
     carried = published.folder is not None and Tokenizer.lies_in(published.folder)
@@ -147,6 +145,20 @@ def save(
             words.save(new)
         write_json(new / CONFIG, config)
         write(new, pieces, state, shard_bytes=shard_bytes, packing=how)
+        for file, tensors in apart.items():
+            write_tensors(new / file, tensors)
+
+
+def spelled(
+    model: Decoder, published: Published, state: Mapping[str, Tensor], layout: str | None = None
+) -> tuple[dict[str, Any], dict[str, Piece]]:
+    """Return the config that `save` writes, and what each published tensor holds."""
+    family = table.family(published.family)
+    config = _restated(family, published.config, model.arch, state["embed.weight"].dtype)
+    if layout is None and published.folder is None and hasattr(family, "opened"):
+        layout = family.opened(config)  # made here: in the spelling that other libraries open
+    config = _respelled(family, config, layout)
+    return config, family.layout(config).spell(_shapes(state))
 
 
 def _replaceable(folder: Path) -> None:

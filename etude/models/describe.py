@@ -13,7 +13,8 @@ from etude.files import read_json
 from etude.models import table
 from etude.recipe.load import load, read, shipped
 from etude.recipe.model import Model
-from etude.recipe.stages import Eval, Pretrain, Recipe, Rl, row_length
+from etude.recipe.post import Distill
+from etude.recipe.stages import Eval, Pretrain, Recipe, Rl, Stage, row_length
 
 
 def describe(model: Model, *, vocab: int | None = None, length: int | None = None) -> arch.Decoder:
@@ -75,6 +76,8 @@ def planned(recipe: Recipe, *, vocab: int | None = None) -> arch.Decoder:
 def by_stage(recipe: Recipe, *, vocab: int | None = None) -> dict[str, arch.Decoder]:
     """Return the description of what each stage trains, `model` included; see `Pretrain.fresh`.
 
+    Teachers outside of the recipe are there by their paths.
+
     Raises:
         EtudeError: see `describe`.
     """
@@ -90,7 +93,16 @@ def by_stage(recipe: Recipe, *, vocab: int | None = None) -> dict[str, arch.Deco
                 raise EtudeError(where, error.found, error.expected, error.do) from error
         else:
             found[stage.name] = found[stage.start or "model"]
+        found |= {path: named(path) for path in _teachers(stage)}
     return found
+
+
+def _teachers(stage: Stage) -> Iterator[str]:
+    """Checkpoints outside of the recipe that a stage learns from."""
+    if isinstance(stage, Distill):
+        yield from (tutor.path for tutor in stage.teachers if tutor.path)
+    if isinstance(stage, Rl) and stage.distill and stage.distill.path:
+        yield stage.distill.path
 
 
 def resized(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
@@ -111,7 +123,7 @@ def compute(recipe: Recipe, stage: str, *, vocab: int | None = None) -> tuple[in
         one = stages[name]
         if isinstance(one, Eval):
             break
-        more = 0 if isinstance(one, Rl) else one.tokens
+        more = getattr(one, "tokens", 0)  # rl and its kin count steps
         tokens += more
         flops += 6.0 * arch.count(plans[name]).trunk * more
         name = one.start or "model"

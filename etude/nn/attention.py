@@ -43,6 +43,11 @@ class Attention(nn.Module):
         """Rope and width of a head, for the tables that a pass makes once."""
         return (self.arch.rope, self.arch.head_dim) if self.arch.rope else None
 
+    @property
+    def shares(self) -> bool:
+        """Whether rows may share what it makes of a beginning (`nn.shared`)."""
+        return self.arch.span is None
+
     def slots(self) -> tuple[Paged, ...]:
         """What this mixer keeps per token: keys, already turned, and values."""
         shape, span = (self.arch.kv_heads, self.arch.head_dim), self.arch.span

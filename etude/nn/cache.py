@@ -94,6 +94,10 @@ class Packing:
             self._packs[id(module)] = laid or lay, parts
         return parts
 
+    def forget(self) -> None:
+        """Lay the weights out anew when they are read next, for they have changed."""
+        self._packs.clear()
+
 
 class Cache(Packing):
     """Slots of all layers for a batch of rows of their own lengths.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from etude import arch
+from etude.nn.shared import Shared
 from etude.ops.attention import peak_scores
 from etude.typing import Bool, Float, Int, Tensor
 
@@ -92,6 +93,8 @@ class Context:
         causal: each query reads the keys up to its own, where the last key is the last query's.
         cache: keys, values and states of earlier passes; None while training.
         routes: filled by MoE layers when it is a list.
+        replay: experts [B, T, layers, active] that MoE layers of the trunk take instead of their
+            own choice; -1 leaves it to them. Counted by `routes`.
         peaks: filled by layers of softmax attention when it is a list.
         valid: false on padding; None when there is none.
         segments: document of each token, 0 on padding; None when each row is one document, as it
@@ -100,6 +103,7 @@ class Context:
             pass.
         layer: the layer that runs now; picks its slots in the cache.
         groups: of a flat pass, whose single row [1, N] holds tokens of many sequences; else None.
+        shared: of one in which rows share their beginnings; else None.
     """
 
     tables: Turns
@@ -108,11 +112,13 @@ class Context:
     causal: bool = True
     cache: Memory | None = None
     routes: list[Route] | None = None
+    replay: Int[Tensor, "B T L A"] | None = None
     peaks: list[Peak] | None = None
     valid: Bool[Tensor, "B T"] | None = None
     segments: Int[Tensor, "B T"] | None = None
     layer: int = 0
     groups: list[Group] | None = None
+    shared: Shared | None = None
 
     def each(self, mix: Callable[..., Tensor], *parts: Tensor) -> Tensor:
         """Run what looks across tokens: once for rows of their own, per group in a flat pass.
@@ -121,6 +127,8 @@ class Context:
             mix: takes a context and the parts [B, T, ...], returns [B, T, ...].
             parts: what the tokens bring, [B, T, ...], or [1, N, ...] in a flat pass.
         """
+        if self.shared is not None:
+            return self.shared.attend(mix, self, *parts)
         if self.groups is None:
             return mix(self, *parts)
         out: Tensor | None = None
@@ -152,6 +160,13 @@ class Context:
             reads = self.mask if mask is None else mask
             top = peak_scores(q, k, mask=reads, causal=causal, valid=self.valid, scale=scale)
             self.peaks.append(Peak(self.layer, top))
+
+    def replayed(self) -> Int[Tensor, "N A"] | None:
+        """Experts that were recorded for the MoE layer that runs; None where it is free."""
+        done = len(self.routes or ())
+        if self.replay is None or done >= self.replay.shape[2]:
+            return None
+        return self.replay[:, :, done].flatten(0, 1)
 
     def packed(self, module: Packs) -> tuple[Any, ...]:
         """Return a module's weights as it reads them: anew in training, once per cache."""

@@ -1,7 +1,7 @@
 """The decoder, the only one in the package: embed -> layers -> norm -> head, and MTP beside."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from etude.nn.linear import Embedding, Linear, WideLinear
 from etude.nn.moe import Router
 from etude.nn.mtp import MTP, shift_labels
 from etude.nn.residual import Layer, Residual
+from etude.nn.shared import Shared
 from etude.ops.attention import document_mask, document_positions, runs
 from etude.ops.logp import IGNORED, label_logp
 from etude.ops.rope import tables
@@ -23,6 +24,8 @@ from etude.typing import Bool, Float, Int, Tensor
 
 if TYPE_CHECKING:
     from etude.models.checkpoint import Published
+
+MOSTLY = 0.9  # share of places with a label from which leaving the others out saves nothing
 
 
 class Scores(NamedTuple):
@@ -34,6 +37,7 @@ class Scores(NamedTuple):
         mtp: per depth, log-probabilities [B, T] and the labels [B, T] they belong to.
         routes: one per MoE layer, the MTP block last.
         peaks: one per layer of softmax attention and pass through it, when asked for.
+        read: what a reader made of the hidden states, by name; `logp` is then 0 everywhere.
     """
 
     logp: Tensor
@@ -41,6 +45,12 @@ class Scores(NamedTuple):
     mtp: tuple[tuple[Tensor, Tensor], ...]
     routes: list[Route]
     peaks: Sequence[Peak] = ()
+    read: Mapping[str, Tensor] | None = None
+
+
+# From normed hidden states [B, T, D] and the matrix of the head to values by position [B, T].
+# Inside of the pass a head that is sharded is whole.
+Reader = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
 class Decoder(nn.Module):
@@ -81,6 +91,9 @@ class Decoder(nn.Module):
         entropy: bool = False,
         mtp: bool = True,
         peaks: bool = False,
+        reader: Reader | None = None,
+        routes: Int[Tensor, "B T L A"] | None = None,
+        shared: Shared | None = None,
     ) -> Float[Tensor, "B T V"] | Scores:
         """Run the model.
 
@@ -96,6 +109,11 @@ class Decoder(nn.Module):
             entropy: also give the entropy of each distribution.
             mtp: run the MTP block, where there is one, when labels are given.
             peaks: also give the largest attention score of each head, when labels are given.
+            reader: called, inside of the pass, instead of scoring the labels; see `Reader`.
+            routes: experts of each MoE layer of the trunk, -1 where it chooses itself; taken when
+                labels are given.
+            shared: which rows begin alike, one document each: they are scored in one pass over
+                what differs. Not taken where the model, a reader or peaks need whole rows.
 
         Returns:
             Logits [B, T, V] in float32, or `Scores` when labels are given.
@@ -105,14 +123,14 @@ class Decoder(nn.Module):
                 cannot take, ids or labels outside the vocabulary.
         """
         self._check(ids, mask, segments, cache)
-        length = ids.shape[1] + (cache.longest if cache is not None else 0)
-        if length > self.arch.max_length:
-            most = f"at most {self.arch.max_length}"
-            raise EtudeError("ids", f"{length} tokens", most, "cut or pack the rows")
         mask = None if mask is None else mask.bool()
         segments = _documents(mask, segments) if cache is None else None
+        if shared is not None and labels is not None and self.shares and not (peaks or reader):
+            rows = ids, labels, segments, pos
+            return self._together(shared, *rows, temperature, routes, entropy=entropy, mtp=mtp)
         x, ctx = self._begin(ids, mask, segments, pos, cache)
         ctx.routes = None if labels is None else []
+        ctx.replay = None if labels is None else routes
         ctx.peaks = [] if peaks and labels is not None else None
         raw = self.trunk(x, ctx)
         hidden = self.norm(raw)
@@ -120,12 +138,12 @@ class Decoder(nn.Module):
             cache.commit(mask)
         if labels is None:
             return self.logits(hidden)
-        logp, spread = self._score(hidden, labels, temperature, entropy)
+        logp, spread, read = self._read(hidden, labels, temperature, entropy, reader)
         ahead = ()
         if mtp and cache is None and self.mtp is not None:  # a cache holds the trunk alone
             start = hidden if self.mtp.arch.start == "normed" else raw
             ahead = self._ahead(x, start, labels, segments, ctx, temperature)
-        return Scores(logp, spread, ahead, list(ctx.routes or ()), list(ctx.peaks or ()))
+        return Scores(logp, spread, ahead, list(ctx.routes or ()), list(ctx.peaks or ()), read)
 
     def logits(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """Multiply normed hidden states with the head; the result is float32 at least."""
@@ -167,6 +185,12 @@ class Decoder(nn.Module):
         held = (dict(layer.named_children()).get("mixer") for layer in self.layers)
         return [part.op if isinstance(part, Residual) else None for part in held]
 
+    @property
+    def shares(self) -> bool:
+        """Whether rows can share a beginning: nothing but attention looks across tokens."""
+        mixers = [mixer for mixer in self.mixers() if mixer is not None]
+        return all(getattr(mixer, "shares", False) for mixer in mixers)
+
     def slots(self) -> list[tuple[Slot, ...]]:
         """What each layer of the trunk keeps in a cache."""
         return [mixer.slots() if isinstance(mixer, Mixer) else () for mixer in self.mixers()]
@@ -189,6 +213,10 @@ class Decoder(nn.Module):
         for name, part in (("mask", mask), ("segments", segments)):
             if part is not None and part.shape != ids.shape:
                 raise EtudeError(name, f"shape {list(part.shape)}", f"{list(ids.shape)}, as ids")
+        length = ids.shape[1] + (cache.longest if cache is not None else 0)
+        if length > self.arch.max_length:
+            most = f"at most {self.arch.max_length}"
+            raise EtudeError("ids", f"{length} tokens", most, "cut or pack the rows")
         if cache is not None and segments is not None:
             raise EtudeError("segments", "given with a cache", "one document per row of a cache")
 
@@ -223,21 +251,84 @@ class Decoder(nn.Module):
             x = x + self.positions(pos)
         return x, Context(turns, index, reads, causal, cache, valid=mask, segments=segments)
 
+    def _read(
+        self,
+        hidden: Tensor,
+        labels: Tensor,
+        temperature: float,
+        entropy: bool,
+        reader: Reader | None,
+    ) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor] | None]:
+        """Score the labels, or hand the hidden states to what reads them in their place."""
+        if reader is None:
+            return *self._score(hidden, labels, temperature, entropy), None
+        read = reader(hidden, self.head_weight)
+        return hidden.new_zeros(labels.shape, dtype=torch.float32), None, read
+
     def _score(
-        self, hidden: Tensor, labels: Tensor, temperature: float, entropy: bool
+        self,
+        hidden: Tensor,
+        labels: Tensor,
+        temperature: float,
+        entropy: bool,
+        shared: Shared | None = None,
     ) -> tuple[Tensor, Tensor | None]:
+        """Score the labels, of all places or of those alone that have one."""
         wrong = (labels != IGNORED) & ((labels < 0) | (labels >= self.arch.vocab))
         if labels.device.type == "cpu" and bool(wrong.any()):  # elsewhere it would wait
             found, most = int(labels[wrong][0]), self.arch.vocab - 1
             raise EtudeError("labels", str(found), f"0 to {most}, or {IGNORED} to ignore")
-        logp, spread = label_logp(
-            hidden.flatten(0, 1),
-            self.head_weight,
-            labels.flatten(),
-            temperature=temperature,
-            entropy=entropy,
+        how: Any = {"temperature": temperature, "entropy": entropy}
+        flat, wanted = hidden.flatten(0, 1), labels.flatten()
+        counted = None
+        if labels.device.type == "cpu" or shared is not None:  # elsewhere it would wait
+            counted = (wanted != IGNORED).nonzero().squeeze(1)
+            if shared is None and len(counted) > MOSTLY * len(wanted):
+                counted = None
+        if counted is None:
+            logp, spread = label_logp(flat, self.head_weight, wanted, **how)
+            return logp.view_as(labels), None if spread is None else spread.view_as(labels)
+        at = counted if shared is None else shared.rows.flatten()[counted]
+        found = label_logp(flat.index_select(0, at), self.head_weight, wanted[counted], **how)
+        logp, spread = (
+            None if one is None else one.new_zeros(len(wanted)).index_copy(0, counted, one)
+            for one in found
         )
         return logp.view_as(labels), None if spread is None else spread.view_as(labels)
+
+    def _together(
+        self,
+        shared: Shared,
+        ids: Tensor,
+        labels: Tensor,
+        segments: Tensor | None,
+        pos: Tensor | None,
+        temperature: float,
+        routes: Tensor | None,
+        *,
+        entropy: bool,
+        mtp: bool,
+    ) -> Scores:
+        """Score rows in one pass over what differs; what is told of them is told row by row."""
+        if pos is None:
+            pos = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        x, ctx = self._begin(shared.take(ids), None, None, shared.take(pos), None)
+        ctx.routes, ctx.shared = [], shared
+        ctx.replay = None if routes is None else shared.take(routes)
+        raw = self.trunk(x, ctx)
+        hidden = self.norm(raw)
+        logp, spread = self._score(hidden, labels, temperature, entropy, shared)
+        valid = torch.ones_like(ids, dtype=torch.bool) if segments is None else segments != 0
+        found, ahead = [], ()
+        for route in ctx.routes:
+            scores, chosen = shared.spread(route.scores), shared.spread(route.chosen)
+            found.append(Route(route.layer, scores, chosen, valid))
+        if mtp and self.mtp is not None:
+            start = shared.spread(hidden if self.mtp.arch.start == "normed" else raw)
+            x, ctx = self._begin(ids, None, segments, pos, None)
+            ctx.routes = found
+            ahead = self._ahead(x, start, labels, segments, ctx, temperature)
+        return Scores(logp, spread, ahead, found)
 
     def _ahead(
         self,

@@ -30,18 +30,24 @@ class Router(nn.Module):
         self.register_buffer("bias", zeros if op.router.bias else None)
 
     def forward(
-        self, x: Float[Tensor, "N D"]
+        self, x: Float[Tensor, "N D"], given: Int[Tensor, "N A"] | None = None
     ) -> tuple[Float[Tensor, "N E"], Int[Tensor, "N A"], Float[Tensor, "N A"]]:
-        """Return the scores without bias, the chosen experts, and their weights."""
+        """Return the scores without bias, the chosen experts, and their weights.
+
+        Where experts are `given` (not -1) they are taken as chosen; their weights are of the scores
+        now, so that the router learns (routing replay: GSPO, arXiv:2507.18071, section 5.3).
+        """
         rule = self.arch
         fast = kernels(x)
-        if fast is not None and rule.group_topk >= rule.groups and len(x) <= FEW:
+        if given is None and fast is not None and rule.group_topk >= rule.groups and len(x) <= FEW:
             sigmoid, how = rule.score == "sigmoid", (self.active, rule.normalize, rule.scale)
             return fast.route(x, self.weight, self.bias, sigmoid, *how)
         scores = route.score(x, self.weight, kind=rule.score)
         chosen = route.choose(
             scores, self.bias, active=self.active, groups=rule.groups, group_topk=rule.group_topk
         )
+        if given is not None:
+            chosen = torch.where(given >= 0, given, chosen)
         weights = route.weigh(scores, chosen, normalize=rule.normalize, scale=rule.scale)
         return scores, chosen, weights
 
@@ -152,7 +158,7 @@ class MoE(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """Route every token; tell `ctx.routes` when it listens."""
         flat = x.flatten(0, 1)
-        scores, chosen, weights = self.router(flat)
+        scores, chosen, weights = self.router(flat, ctx.replayed())
         narrow = flat if self.latent_in is None else self.latent_in(flat)
         y = self.experts(narrow, chosen, weights, ctx)
         y = (y if self.latent_out is None else self.latent_out(y)).view_as(x)

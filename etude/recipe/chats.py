@@ -1,11 +1,21 @@
 """Conversations of a fine-tuning stage: which tasks, how many turns, how much reasoning."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from etude.recipe.numbers import CONFIG, Positive, Share
+from etude.recipe.numbers import CONFIG, Count, Positive, Share, added
+
+
+def tuned(
+    knobs: Mapping[str, Any], attributes: Mapping[str, int], threshold: float = 1.0
+) -> dict[str, Any]:
+    """Return the settings of a generator that are not its own, empty where none is."""
+    held = {"knobs": dict(knobs), "attributes": dict(attributes)}
+    given: dict[str, Any] = {name: values for name, values in held.items() if values}
+    return given | ({"threshold": threshold} if threshold != 1 else {})
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
@@ -18,12 +28,20 @@ class TaskMix:
         thinking: share of items answered with written reasoning; None takes the stage's value.
         reflect: share of written reasoning with a wrong step that is noticed and corrected, where
             the steps are equations.
+        knobs, attributes: of an `rg:` generator, as an environment has them.
     """
 
     weight: Annotated[float, Field(gt=0)] = 1.0
     levels: dict[int, Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: {0: 1.0})
     thinking: Share | None = None
     reflect: Share = 0.0
+    knobs: dict[str, Any] = added(default_factory=dict)
+    attributes: dict[str, Count] = added(default_factory=dict)
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """What differs from the generator's own settings, as `etude.data.tasks` takes it."""
+        return tuned(self.knobs, self.attributes)
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
@@ -53,6 +71,8 @@ class Chats:
         lines: share of small-talk lines.
         simulated: share of conversations in which a simulated user has a tool's world changed, kept
             where a rubric is met (Kimi K2 section 3.1.1).
+        agentic: share of tool conversations made in four steps and kept where all judges agree
+            (GLM-4.5 section 3.1), see `etude.data.agentic`.
         replay: share of each step's tokens taken from `replay_mix`, against forgetting.
         replay_mix: mixture of text sets for the replay.
         length: longest conversation; longer ones are left out and counted.
@@ -69,6 +89,7 @@ class Chats:
     thinking: Share = 0.5
     lines: Share = 0.0
     simulated: Share = 0.0
+    agentic: Share = added(0.0)
     replay: Share = 0.0
     replay_mix: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     length: Positive = 256

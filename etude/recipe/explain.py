@@ -6,9 +6,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+import etude.recipe.engines as engines
+import etude.recipe.objectives as objectives
 import etude.recipe.parts as parts
+import etude.recipe.rewards as rewards
 from etude.errors import EtudeError, closest
 from etude.recipe.stages import KINDS, Recipe
+
+# parts of a union that no `kind` tells apart
+TAGS: dict[Any, type] = {"Remote": engines.Remote, "Fleet": engines.Fleet}
 
 
 def names(part: type) -> list[str]:
@@ -76,6 +82,8 @@ def _place(raw: Any, loc: tuple[Any, ...]) -> tuple[str, list[str]]:
             path.append(str(step))
         elif isinstance(step, str) and step in KINDS and isinstance(node, dict):
             owner = KINDS[step]
+        elif step in TAGS and isinstance(node, dict):
+            owner = TAGS[step]
         elif step == loc[-1] and not _is_tag(node, step):
             path.append(str(step))
         elif isinstance(node, dict) and _is_tag(node, step):
@@ -88,11 +96,11 @@ def _is_tag(node: Any, step: Any) -> bool:
 
 
 def _variant(owner: type | None, tag: str) -> type | None:
-    for part in vars(parts).values():
+    for part in (*vars(parts).values(), *vars(objectives).values(), *vars(rewards).values()):
         if (
             is_dataclass(part)
             and getattr(part, "kind", None) is not None
-            and tag in str(getattr(part, "__annotations__", {}).get("kind", ""))
+            and repr(tag) in str(getattr(part, "__annotations__", {}).get("kind", ""))
         ):
             return part  # type: ignore[return-value]
     return owner

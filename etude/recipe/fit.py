@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from etude import arch
 from etude.errors import EtudeError
+from etude.recipe.post import Distill, Paired
 from etude.recipe.stages import Eval, Recipe, Rl, Stage
 
 BEHIND = 18  # tokens written behind a context to measure speed, see `etude.evals.speed`
@@ -70,5 +71,9 @@ def _longest(stage: Stage) -> tuple[str, int]:
             behind = max(stage.speed, default=-BEHIND) + BEHIND
             found = {"length": stage.length, "by_length.edges": edge, "speed": behind}
             return max(found.items(), key=lambda pair: pair[1])
+        case Paired():
+            return "pairs.length", stage.pairs.length
+        case Distill():
+            return "length", stage.length
         case _:
             return "data.length", stage.data.length

@@ -19,7 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 from etude.errors import EtudeError, closest
 from etude.recipe.explain import explain, names
 from etude.recipe.optimizers import everywhere, exchanged
-from etude.recipe.stages import Eval, Pretrain, Recipe, Stage, Unify
+from etude.recipe.post import Distill, Paired, Preference, RewardModel
+from etude.recipe.rewards import Judge, Scalar
+from etude.recipe.stages import Eval, Pretrain, Recipe, Rl, Stage, Unify
 
 RECIPE = TypeAdapter(Recipe)
 NAME = re.compile(r"[\w-][\w.-]*")
@@ -242,18 +244,52 @@ def resolve(recipe: Recipe) -> Recipe:
             new = isinstance(stage, Pretrain) and stage.fresh is not None
             start: dict[str, Any] = {"start": "model" if new else stage.start or before}
             stage = replace(stage, **start)
-            before = name
+            before = before if isinstance(stage, RewardModel) else name  # it no longer writes
         _check_references(stage, ["model", *(s.name for s in stages)], called)
+        _check_writes(stage, {s.name for s in stages if isinstance(s, RewardModel)})
         stages.append(stage)
     return replace(recipe, stages=tuple(stages))
 
 
 def parents(stage: Stage) -> tuple[str, ...]:
     """Return the names of all stages that `stage` needs; `model` is the recipe's own model."""
-    if isinstance(stage, Eval):
-        return stage.of
-    start = (stage.start or "model",)
-    return start + tuple(t.stage for t in stage.samples_of) if isinstance(stage, Unify) else start
+    return stage.of if isinstance(stage, Eval) else (stage.start or "model", *_others(stage))
+
+
+def _others(stage: Stage) -> tuple[str, ...]:
+    """Stages that another learns from beside the one whose weights it starts from."""
+    match stage:
+        case Unify():
+            return tuple(teacher.stage for teacher in stage.samples_of)
+        case Distill():
+            return tuple(tutor.stage for tutor in stage.teachers if tutor.stage)
+        case Rl():
+            teachers = stage.distill.stages if stage.distill else ()
+            pull = (stage.objective.kl.reference,) if stage.objective.kl.reference else ()
+            return (*teachers, *(name for name, _ in judges(stage)), *pull)
+        case Paired():
+            named = stage.pairs.of, stage.reference if isinstance(stage, Preference) else None
+            return tuple(name for name in named if name)
+    return ()
+
+
+def judges(stage: Rl) -> list[tuple[str, bool]]:
+    """Return the stages that reward an rl stage, and whether each scores instead of writing."""
+    models = [term for term in stage.rewards if isinstance(term, Judge | Scalar)]
+    return [(one.by, isinstance(one, Scalar)) for one in models if one.by != "self"]
+
+
+def _check_writes(stage: Stage, scalars: set[str]) -> None:
+    own = judges(stage) if isinstance(stage, Rl) else []
+    for name, scores in own:
+        if scores and name not in scalars:
+            found = f"names stage {name!r}, which writes and does not score"
+            raise EtudeError(stage.name, found, "a stage reward_model, or kind: judge")
+    scored = {name for name, scores in own if scores}
+    start, *others = parents(stage)
+    for parent in scalars.intersection({start, *others} - (scored - {start})):
+        found = f"names stage {parent!r}, a reward model, which scores and does not write"
+        raise EtudeError(stage.name, found, "a stage that trains a policy")
 
 
 def _check_references(stage: Stage, earlier: list[str], everywhere: list[str]) -> None:

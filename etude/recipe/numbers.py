@@ -30,3 +30,13 @@ Count = Annotated[int, BeforeValidator(read_count), Field(ge=0)]
 Positive = Annotated[int, BeforeValidator(read_count), Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
+
+
+def added(default: Any = None, **how: Any) -> Any:
+    """Return a field that is left out of a written recipe where it holds its default.
+
+    So a recipe from before the field keeps its identity, and what it has trained stays its own.
+    """
+    if "default_factory" in how:
+        return Field(exclude_if=lambda value: value == how["default_factory"](), **how)
+    return Field(default=default, exclude_if=lambda value: value == default, **how)

@@ -13,14 +13,20 @@ from pydantic.dataclasses import dataclass
 from etude.recipe.chats import Budget as Budget
 from etude.recipe.chats import Chats as Chats
 from etude.recipe.chats import TaskMix as TaskMix
+from etude.recipe.chats import tuned
 from etude.recipe.numbers import CONFIG as CONFIG
-from etude.recipe.numbers import Count, Rate, Share
+from etude.recipe.numbers import Count, Rate, Share, added
 from etude.recipe.numbers import Positive as Positive
+from etude.recipe.objectives import Grpo as Grpo
+from etude.recipe.objectives import Objective as Objective
 from etude.recipe.pace import Balance as Balance
 from etude.recipe.pace import Batch as Batch
 from etude.recipe.pace import Mtp as Mtp
 from etude.recipe.pace import Schedule as Schedule
 from etude.recipe.pace import Short as Short
+from etude.recipe.rollouts import Difficulty as Difficulty
+from etude.recipe.rollouts import Rollout as Rollout
+from etude.recipe.rollouts import Temperature as Temperature
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
@@ -196,39 +202,25 @@ Optimizer = Annotated[
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
-class Grpo:
-    """Group-relative clipped policy loss without a KL term (GLM-4.5 section 3.2).
-
-    The report publishes no clip values; the defaults are our choice.
-
-    Args:
-        clip_low, clip_high: width of the ratio clip below and above 1.
-        aggregate: `token` (the report's choice for code) or `sequence` mean.
-        std: divide advantages by the group's standard deviation (our default; the agentic objective
-            does not).
-        eps: added to that deviation (our choice, as in verl and slime; TRL adds 1e-4).
-    """
-
-    kind: Literal["grpo"] = "grpo"
-    clip_low: Rate = 0.2
-    clip_high: Rate = 0.28
-    aggregate: Literal["token", "sequence"] = "token"
-    std: bool = True
-    eps: Rate = 1e-6
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
 class Environment:
     """One source of rewarded problems.
 
     Args:
-        name: a task family (`rev`, `sort`, `calc`, `lookup`, `instruct`, `code`, `rg:NAME`).
+        name: a task family (`rev`, `sort`, `calc`, `lookup`, `instruct`, `code`, `rg:NAME`), `unit`
+            (code run in a sandbox), `math` (answers compared by value), `search` (pages of a small
+            world), `mcp:desk`, `mcp:time`, `mcp:git` (tools of real servers), `user:desk` (a
+            simulated user), or `verifiers:NAME`.
         levels: weight by level.
         weight: share of prompts among the stage's environments.
         thinking: whether the prompt asks for reasoning.
         turns: model turns at most; more than one lets tools answer.
         reward: `outcome` scores the finished answer; `step` scores one turn, which must equal the
-            written call exactly (GLM-4.5 section 3.4, step-wise function calling).
+            written call exactly (GLM-4.5 section 3.4, step-wise function calling); `share` is the
+            share of unit tests passed, where `outcome` asks for all.
+        knobs: of an `rg:` generator's configuration, e.g. `{min_word_len: 3}`; before its levels.
+        attributes: a level for some attributes of its curriculum, where `levels` sets all.
+        threshold: reward of the generator from which an answer counts as right; below it counts 0,
+            so that partial rewards give no group a signal.
     """
 
     name: str
@@ -236,70 +228,15 @@ class Environment:
     weight: Annotated[float, Field(gt=0)] = 1.0
     thinking: bool = False
     turns: Positive = 1
-    reward: Literal["outcome", "step"] = "outcome"
+    reward: Literal["outcome", "step", "share"] = "outcome"
+    knobs: dict[str, Any] = added(default_factory=dict)
+    attributes: dict[str, Count] = added(default_factory=dict)
+    threshold: Annotated[float, Field(gt=0, le=1)] = added(1.0)
 
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
-class Rollout:
-    """How answers are sampled for one update.
-
-    Args:
-        prompts: problems per update.
-        per_prompt: answers per problem; at least 2, since the baseline is the group's mean.
-        max_tokens: longest answer of one turn.
-        temperature: of sampling, and of the log-probabilities that train.
-        updates: optimizer steps taken on one set of rollouts.
-        tool_seconds: a tool that answers later than this ends its own rollout with reward 0.
-    """
-
-    prompts: Positive = 48
-    per_prompt: Annotated[int, Field(ge=2)] = 8
-    max_tokens: Positive = 64
-    temperature: Rate = 1.0
-    updates: Positive = 1
-    tool_seconds: Rate = 5.0
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
-class Difficulty:
-    """Which problems a stage trains on, by measured pass@k (GLM-4.5 section 3.2).
-
-    Args:
-        keep: `moderate` = solved sometimes (0 < pass rate < 1 over `k` samples), `hard` = pass@k =
-            0 and pass@`many` > 0,
-            `all` = no filter.
-        k, many: the report's 8 and 512; a miniature uses fewer.
-        pool: problems measured.
-        least: problems the filter must leave; fewer falls back to the next easier rule, and says
-            so.
-    """
-
-    keep: Literal["all", "moderate", "hard"] = "all"
-    k: Positive = 8
-    many: Positive = 64
-    pool: Positive = 256
-    least: Positive = 16
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG)
-class Temperature:
-    """Raise the sampling temperature once the reward stands still (GLM-4.5 section 3.2).
-
-    Args:
-        window: steps the slope is taken over.
-        slope: reward per step below which the reward counts as stable (our choice).
-        grid: temperatures tried on held-out problems.
-        tolerance: the largest temperature whose accuracy is within this of the best is taken (the
-            report's 1%, read as
-            an absolute difference).
-        problems: held-out problems per temperature.
-    """
-
-    window: Positive = 20
-    slope: float = 0.002
-    grid: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
-    tolerance: float = 0.01
-    problems: Positive = 64
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """What differs from the generator's own settings, as `etude.data.tasks` takes it."""
+        return tuned(self.knobs, self.attributes, self.threshold)
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)
@@ -331,11 +268,14 @@ class Probe:
         thinking: modes asked: with reasoning, without, or both.
         turns: model turns at most.
         column: the report's column it counts for.
+        knobs, attributes: of an `rg:` generator, as an environment has them.
     """
 
     levels: tuple[int, ...] = (0,)
     thinking: tuple[bool, ...] = (False,)
     turns: Positive = 1
+    knobs: dict[str, Any] = added(default_factory=dict)
+    attributes: dict[str, Count] = added(default_factory=dict)
     column: Literal["agentic", "reasoning", "coding", "chat"] = "reasoning"
 
 

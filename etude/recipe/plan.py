@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from etude import arch
+from etude.recipe.plan_post import work
+from etude.recipe.post import Distill, Preference, RewardModel
 from etude.recipe.stages import Eval, Midtrain, Pretrain, Recipe, Rl, Sft, Stage, Trained, Unify
 
 ANSWER = 0.5  # an answer's usual length as a share of the longest allowed; our choice
@@ -97,10 +99,11 @@ def cost(
         plan = (others or {}).get(stage.name, decoder)
         if isinstance(stage, Eval):  # which measures several: the largest says it from above
             plan = max(((others or {}).get(of, decoder) for of in stage.of), key=_parameters)
-        row = _row(stage, plan, rate * devices)
+        row = _row(stage, plan, rate * devices, others or {})
         if plan != decoder and not isinstance(stage, Eval):
             row = replace(row, note=f"{_short(_parameters(plan))} parameters")
-        found.append(replace(row, memory=_peak(stage, plan, row.micro, devices)))
+        peak = _peak(stage, plan, row.micro, devices) + row.memory  # so far: of other models
+        found.append(replace(row, memory=peak))
     return found
 
 
@@ -116,12 +119,16 @@ def _peak(stage: Stage, decoder: arch.Decoder, tokens: int, devices: int) -> int
     return arch.memory(decoder, tokens, states=states, devices=devices)
 
 
-def _row(stage: Stage, decoder: arch.Decoder, rate: float) -> Row:
+def _row(
+    stage: Stage, decoder: arch.Decoder, rate: float, others: Mapping[str, arch.Decoder]
+) -> Row:
     match stage:
+        case Preference() | RewardModel() | Distill():
+            return _post(stage, decoder, rate, others)
         case Eval():
             return _evaluation(stage, decoder, rate)
         case Rl():
-            return _rl(stage, decoder, rate)
+            return _taught(_rl(stage, decoder, rate), stage, others, rate)
         case Pretrain() | Midtrain():
             return _mixed(stage, decoder, rate)
         case Sft():
@@ -191,6 +198,31 @@ def _unify(stage: Unify, decoder: arch.Decoder, rate: float) -> Row:
     note = f"{answers} answers sampled"
     seconds = row.seconds + sampled / (rate * SAMPLING)
     return replace(row, flops=row.flops + sampled, seconds=seconds, note=note)
+
+
+def _taught(row: Row, stage: Rl, others: Mapping[str, arch.Decoder], rate: float) -> Row:
+    """Add the passes and the weights of the teachers of sampled distillation."""
+    names = [*stage.distill.stages, stage.distill.path] if stage.distill else []
+    known = [others[name] for name in dict.fromkeys(names) if name in others]
+    if not known:
+        return row
+    flops = max(arch.flops(teacher, PROMPT) for teacher in known) * row.tokens
+    beside = sum(4 * arch.count(teacher).trunk for teacher in known)
+    seconds = row.seconds + flops / (rate * TRAINING)
+    return replace(row, flops=row.flops + flops, seconds=seconds, memory=beside)
+
+
+def _post(
+    stage: Preference | RewardModel | Distill,
+    decoder: arch.Decoder,
+    rate: float,
+    others: Mapping[str, arch.Decoder],
+) -> Row:
+    found = work(stage, decoder, others, prompt=PROMPT, answer=ANSWER)
+    flops = found.trained + found.read + found.sampled
+    seconds = (found.trained + found.read) / (rate * TRAINING) + found.sampled / (rate * SAMPLING)
+    row = Row(stage.name, stage.stage, found.tokens, flops, seconds, found.micro, found.note)
+    return replace(row, memory=found.beside)
 
 
 def _evaluation(stage: Eval, decoder: arch.Decoder, rate: float) -> Row:

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from etude.arch import YaRN
+from etude.recipe.base import Train as Train
+from etude.recipe.curricula import Curriculum
+from etude.recipe.engines import Engine
 from etude.recipe.model import Model
+from etude.recipe.objectives import added, needs_group
 from etude.recipe.parts import (
     CONFIG,
-    Balance,
-    Batch,
     ByLength,
     Chats,
     Corpus,
@@ -25,56 +26,18 @@ from etude.recipe.parts import (
     Environment,
     FewShot,
     Grpo,
-    Mtp,
-    Muon,
-    Optimizer,
+    Objective,
     Positive,
     Probe,
     Rollout,
-    Schedule,
     Share,
     Teacher,
     Temperature,
     Tokenizer,
 )
-
-
-@dataclass(frozen=True, slots=True, config=CONFIG, kw_only=True)
-class Train:
-    """What every stage that trains has.
-
-    Args:
-        name: how other stages, overrides and folders address it.
-        start: the stage whose weights it starts from; written `from` in YAML. `model` = the
-            recipe's own model.
-        optimizer: union by `kind`.
-        schedule: learning rate by trained tokens.
-        batch: rows per step.
-        balance: expert balance.
-        mtp: weight of the extra prediction layer's loss.
-        clip: largest global gradient norm (our choice 1.0; GLM-4.5 gives none).
-        rope_theta: rotary base from this stage on; None keeps it (GLM-4.5: 10,000, then 1,000,000
-            from 32K on).
-        yarn: slowed rotary frequencies from this stage on; None keeps what there is (Kimi K2:
-            `{factor: 32, original_length: 4096}` once its training has ended).
-        record_logits: log the largest attention score of each step and layer, also where nothing
-            clips it; costs a second product of queries and keys.
-        keep_every: tokens (of an rl stage: steps) after each of which the checkpoint stays, as
-            `stages/<name>/kept/<tokens>`, for `etude merge`; 0 = only the last one.
-    """
-
-    name: str = ""
-    start: str | None = Field(default=None, validation_alias="from", serialization_alias="from")
-    optimizer: Optimizer = Field(default_factory=Muon)
-    schedule: Schedule = Field(default_factory=Schedule)
-    batch: Batch = Field(default_factory=Batch)
-    balance: Balance = Field(default_factory=Balance)
-    mtp: Mtp = Field(default_factory=Mtp)
-    clip: float = Field(default=1.0, gt=0)
-    rope_theta: float | None = Field(default=None, gt=0)
-    yarn: YaRN | None = None
-    record_logits: bool = False
-    keep_every: Count = 0
+from etude.recipe.post import Distill, Preference, RewardModel, Sampled
+from etude.recipe.ptx import Ptx
+from etude.recipe.rewards import Reward
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG, kw_only=True)
@@ -146,16 +109,35 @@ class Rl(Train):
         difficulty: filter by measured pass@k, applied before the first step.
         temperature: rule that raises the sampling temperature; None = fixed.
         format_penalty: a malformed tool call ends the rollout with reward 0 (GLM-4.5 section 3.3).
+        distill: advantages from a teacher instead of from rewards; None = from rewards.
+        engine: which machine samples: `local`, a server's `{url: ...}` or `{ray: {...}}`.
+        rewards: terms beside the environments' own rewards, or in their place.
+        curriculum: what changes while it trains: length, mixture, temperature, levels.
+        ptx: a supervised loss beside the policy's; None = none.
     """
 
     stage: Literal["rl"] = "rl"
-    objective: Grpo = Field(default_factory=Grpo)
+    objective: Objective = Field(default_factory=Grpo)
     environments: tuple[Environment, ...] = Field(min_length=1)
     rollout: Rollout = Field(default_factory=Rollout)
     steps: Positive
     difficulty: Difficulty = Field(default_factory=Difficulty)
     temperature: Temperature | None = None
     format_penalty: bool = True
+    distill: Sampled | None = added()
+    engine: Engine = added("local")
+    rewards: tuple[Reward, ...] = added(())
+    curriculum: Curriculum = added(default_factory=Curriculum)
+    ptx: Ptx | None = added()
+
+    def __post_init__(self) -> None:
+        """One answer has no group to be compared with."""
+        estimator = needs_group(self.objective)
+        if estimator and self.rollout.per_prompt < 2 and self.distill is None:
+            raise ValueError(
+                f"rollout.per_prompt is 1, but {estimator} compares the answers to one problem:"
+                " write 2 or more, or an objective without a group (ppo, reinforce_pp)"
+            )
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG, kw_only=True)
@@ -235,14 +217,17 @@ class Eval:
     speed: tuple[Positive, ...] = ()
 
 
-Stage = Annotated[Pretrain | Midtrain | Sft | Rl | Unify | Eval, Field(discriminator="stage")]
-Trained = Pretrain | Midtrain | Sft | Rl | Unify
+Trained = Pretrain | Midtrain | Sft | Rl | Unify | Preference | RewardModel | Distill
+Stage = Annotated[Trained | Eval, Field(discriminator="stage")]
 KINDS: dict[str, type] = {
     "pretrain": Pretrain,
     "midtrain": Midtrain,
     "sft": Sft,
     "rl": Rl,
     "unify": Unify,
+    "preference": Preference,
+    "reward_model": RewardModel,
+    "distill": Distill,
     "eval": Eval,
 }
 

@@ -1,59 +1,124 @@
-"""The sampler in this process: our engine on the very tensors that train; nothing is sent."""
+"""The sampler in this process: our engine on the very tensors that train, or on a copy of them."""
 
+import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from etude.engine.generate import generate
+from etude.engine.generate import answer, keyed
+from etude.engine.request import GenRequest, Limits, Repetition, Stops, Want
+from etude.engine.request import Sampling as Drawing
 from etude.nn import build
 from etude.nn.decoder import Decoder
 from etude.rl.sampler import Completion, Prompt, Sampling
+from etude.rl.stream import Stream
+
+
+class Stopped(Exception):
+    """Sampling was ended from another thread."""
 
 
 class LocalSampler:
-    """`rl.sampler.Sampler` over `engine.generate`.
+    """`rl.sampler.Sampler` over the engine.
 
     Args:
         model: the model that trains. Its tensors are used as they are, until `update` brings whole
             ones (those of a sharded model), which go into a copy of the same description.
         version: number of the weights at the start.
         dtype: of the copy.
+        copy: make the copy at once, so that the model may train meanwhile.
+        overlap: calls share one engine and go on beside each other; else each call runs alone, and
+            a repeated one gives the same bits.
     """
 
-    def __init__(self, model: Decoder, *, version: int = 0, dtype: torch.dtype = torch.float32):
-        self.model, self.version, self.dtype = model, version, dtype
+    def __init__(
+        self,
+        model: Decoder,
+        *,
+        version: int = 0,
+        dtype: torch.dtype = torch.float32,
+        copy: bool = False,
+        overlap: bool = False,
+    ):
+        self.model, self.version, self.dtype, self.overlap = model, version, dtype, overlap
+        self._lock, self._posted, self._stopped = threading.Lock(), None, False
+        self._posted: tuple[Mapping[str, Tensor], int] | None
         self._copied = False
+        if copy:
+            self._load(model.state_dict())
+        self._stream = Stream(self.model, self._newest)
 
     async def sample(self, prompts: Sequence[Prompt], params: Sampling) -> list[Completion]:
         """Answer each prompt; rows of like length decode together, which changes no row's draws."""
+        if self.overlap:
+            return await asyncio.gather(*(self._beside(prompt, params) for prompt in prompts))
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
-        training = self.model.training
-        self.model.eval()
-        try:
-            made = generate(
-                self.model,
-                [prompts[row].ids for row in order],
-                seed=[prompts[row].seed for row in order],
-                max_tokens=params.max_tokens,
-                temperature=params.temperature,
-                stop=params.stop,
-            )
-        finally:
-            self.model.train(training)
+        self._newest()
+        made = answer(self.model, [_request(prompts[row], params) for row in order])
         done = [
-            Completion(one.tokens, one.logp, one.finish, self.version)
+            Completion(one.tokens, one.logp, one.finish, self.version, routes=one.routes)
             for _, one in sorted(zip(order, made, strict=True), key=lambda pair: pair[0])
         ]
         return done
 
-    @torch.no_grad()
     async def update(self, weights: Mapping[str, Tensor] | None, version: int) -> None:
         """Count a new version; whole `weights` go into this sampler's own copy."""
         if weights is not None:
-            if not self._copied:
-                device = self.model.embed.weight.device
-                self.model = build.decoder(self.model.arch).to(device, self.dtype)
-                self._copied = True
-            self.model.load_state_dict(weights, strict=True)
+            self._load(weights)
         self.version = version
+
+    def post(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Leave new weights from another thread, to be taken before the next step.
+
+        Args:
+            weights: that nobody changes any more.
+            version: their number.
+        """
+        with self._lock:
+            self._posted = weights, version
+
+    def stop(self) -> None:
+        """End sampling from another thread: the next step raises `Stopped`."""
+        self._stopped = True
+
+    def _newest(self) -> int:
+        """Take posted weights in; return the number of those that are there."""
+        if self._stopped:
+            raise Stopped
+        with self._lock:
+            posted, self._posted = self._posted, None
+        if posted is not None:
+            self._load(posted[0])
+            self.version = posted[1]
+        return self.version
+
+    async def _beside(self, prompt: Prompt, params: Sampling) -> Completion:
+        asked = await self._stream.ask(_request(prompt, params, owner=self._stream.owner()))
+        made, versions = asked.answer, asked.versions
+        last = versions[-1] if versions else self.version
+        finish = made.finish or "length"
+        return Completion(made.tokens, made.logp, finish, last, versions, made.routes)
+
+    @torch.no_grad()
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
+        if not self._copied:
+            device = self.model.embed.weight.device
+            self.model = build.decoder(self.model.arch).to(device, self.dtype)
+            self._stream = Stream(self.model, self._newest)
+            self._copied = True
+        self.model.load_state_dict(weights, strict=True)
+
+
+def _request(prompt: Prompt, params: Sampling, *, owner: str = "") -> GenRequest:
+    repetition = Repetition(*params.repetition) if params.repetition else None
+    most = params.max_tokens if prompt.max_tokens is None else prompt.max_tokens
+    return GenRequest(
+        prompt.ids,
+        Drawing(params.temperature, seed=keyed(prompt.seed, prompt.ids)),
+        Limits(max_tokens=most, repetition=repetition),
+        Stops(params.stop),
+        want=Want(logp="tempered", routes=params.routes),
+        owner=owner,
+    )

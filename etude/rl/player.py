@@ -1,13 +1,16 @@
 """Attempts at problems, in groups: what training, filters, expert sampling and evaluation share."""
 
+import asyncio
 from collections.abc import Sequence
 
 import torch.distributed as dist
 
 from etude.parallel.mesh import Ranks
+from etude.rl.attempt import Attempt, Limits
 from etude.rl.dialogue import Dialogue
 from etude.rl.problems import Problem
-from etude.rl.rollout import Limits, Sample, rollouts
+from etude.rl.rollout import play
+from etude.rl.sample import Sample
 from etude.rl.sampler import Sampler, seed_of
 from etude.rl.tasks import group
 from etude.rl.toolbox import Toolbox
@@ -27,6 +30,7 @@ class Player:
         format_penalty: a malformed tool call ends an attempt with reward 0.
         ranks: with several, each plays its share of the problems and all get all attempts, which
             do not depend on how many ranks there are.
+        more: further fields of `Limits`.
     """
 
     def __init__(
@@ -39,10 +43,12 @@ class Player:
         length: int,
         format_penalty: bool = True,
         ranks: Ranks = ALONE,
+        **more: object,
     ):
         self.sampler, self.dialogue, self.toolbox = sampler, dialogue, toolbox
         self.max_tokens, self.length, self.format_penalty = max_tokens, length, format_penalty
-        self.ranks = ranks
+        self.ranks, self.more = ranks, more
+        self.group = group  # a fleet's in its place plays them elsewhere
 
     def play(
         self,
@@ -52,22 +58,46 @@ class Player:
         tries: int = 1,
         first: int = 0,
         temperature: float = 1.0,
+        max_tokens: int | None = None,
     ) -> list[list[Sample]]:
         """Try each problem `tries` times; attempt t of problem p draws from (seed, p, first + t).
 
         Returns:
             One group of attempts per problem, in order.
         """
-        limits = Limits(self.max_tokens, self.length, temperature)
         mine = range(self.ranks.rank, len(problems), self.ranks.world)
-        environments, seeds = [], []
-        for p in mine:
-            penalty = self.format_penalty
-            environments += group(problems[p], tries, self.toolbox, format_penalty=penalty)
-            seeds += [seed_of(seed, p, first + t) for t in range(tries)]
-        samples = rollouts(self.sampler, self.dialogue, environments, seeds, limits)
-        groups = [samples[at : at + tries] for at in range(0, len(samples), tries)]
-        return groups if self.ranks.world == 1 else _exchange(groups, self.ranks.world)
+        groups = [self.attempts(problems[p], seed, p, tries=tries, first=first) for p in mine]
+        self.run(groups, temperature, max_tokens=max_tokens)
+        samples = [[attempt.sample for attempt in group] for group in groups]
+        return samples if self.ranks.world == 1 else _exchange(samples, self.ranks.world)
+
+    def attempts(
+        self, problem: Problem, seed: int, place: int, *, tries: int, first: int = 0
+    ) -> list[Attempt]:
+        """Return attempts at one problem that have not begun, for `run`."""
+        made = self.group(problem, tries, self.toolbox, format_penalty=self.format_penalty)
+        return [Attempt(one, seed_of(seed, place, first + t)) for t, one in enumerate(made)]
+
+    def run(
+        self,
+        groups: Sequence[Sequence[Attempt]],
+        temperature: float,
+        *,
+        budget: int = 0,
+        max_tokens: int | None = None,
+    ) -> None:
+        """Let attempts go on until each is over or has spent its budget of tokens.
+
+        Args:
+            groups: attempts, new ones and others.
+            temperature: of sampling.
+            budget: tokens of each; 0 = no bound.
+            max_tokens: longest turn, if not the player's.
+        """
+        most = max_tokens or self.max_tokens
+        limits = Limits(most, self.length, temperature, budget=budget, **self.more)  # type: ignore[arg-type]
+        flat = [attempt for group in groups for attempt in group]
+        asyncio.run(play(self.sampler, self.dialogue, flat, limits))
 
 
 def _exchange(groups: list[list[Sample]], world: int) -> list[list[Sample]]:

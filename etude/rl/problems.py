@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from etude.data import tasks
 from etude.data.tasks import Item
+from etude.errors import EtudeError
 from etude.recipe.parts import Environment
+from etude.rl.kinds import function
 from etude.rl.sampler import seed_of
 
 AGAIN = 20  # draws for a question not yet in the set, before a repeated one is taken
@@ -28,14 +30,32 @@ class Problem:
 
 
 def check(environments: Sequence[Environment]) -> None:
-    """Make sure that every environment and level exists.
+    """Make sure that every environment and level exists, with all that it needs.
 
     Raises:
-        EtudeError: an unknown name (with the closest known one) or level.
+        EtudeError: an unknown name (with the closest known one), level or knob; or something is not
+            on this machine.
     """
     for environment in environments:
+        function(environment.name, "ready", _ready)(environment)
         for level in environment.levels:
-            tasks.draw(environment.name, random.Random(0), level)
+            one(environment, random.Random(0), level)
+
+
+def one(environment: Environment, rng: random.Random, level: int, *, held: bool = False) -> Item:
+    """Draw one question of an environment; `held` as in `etude.data.tasks.draw`."""
+    return function(environment.name, "draw", _plain)(environment, rng, level, held=held)
+
+
+def _plain(environment: Environment, rng: random.Random, level: int, *, held: bool) -> Item:
+    tuning = environment.tuning
+    return tasks.draw(environment.name, rng, level, held=held, tuning=tuning)
+
+
+def _ready(environment: Environment) -> None:
+    tasks.family(environment.name, environment.tuning)
+    if environment.reward == "share":
+        raise EtudeError(f"environment {environment.name}", "reward: share", "only with unit")
 
 
 def draw(
@@ -56,7 +76,7 @@ def draw(
         environment = rng.choices(environments, [one.weight for one in environments])[0]
         level = rng.choices(list(environment.levels), list(environment.levels.values()))[0]
         for _ in range(AGAIN):
-            item = tasks.draw(environment.name, rng, level, held=held_out)
+            item = one(environment, rng, level, held=held_out)
             if item.question not in seen:
                 break
         seen.add(item.question)

@@ -21,10 +21,12 @@ class Prompt:
     Args:
         ids: the tokens so far, template included.
         seed: what the answer's randomness depends on, together with position and ids.
+        max_tokens: longest answer, where that is less than all prompts of the call may have.
     """
 
     ids: list[int]
     seed: int = 0
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,15 @@ class Sampling:
         max_tokens: longest answer, stop token included.
         temperature: 0 is greedy.
         stop: tokens that end an answer.
+        repetition: so many tokens in a row, each more probable than this, end an answer early.
+        routes: also say which experts each token chose.
     """
 
     max_tokens: int
     temperature: float = 1.0
     stop: frozenset[int] = frozenset()
+    repetition: tuple[int, float] | None = None
+    routes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +55,19 @@ class Completion:
     Args:
         tokens: as produced, the stop token included when one was hit.
         logp: log-probability of each, at the sampling temperature.
-        finish: `stop`, or `length` when cut.
-        version: of the weights that produced it.
+        finish: `stop`, `length` when cut, or `repetition`.
+        version: of the weights that produced its last token.
+        versions: of the weights that produced each; None = all `version`.
+        routes: int16 [n, layers, active], experts of the first n ids of prompt and answer; None
+            where they are not asked for.
     """
 
     tokens: list[int]
     logp: list[float]
     finish: str
     version: int
+    versions: list[int] | None = None
+    routes: Tensor | None = None
 
 
 class Sampler(Protocol):

@@ -6,6 +6,7 @@ from typing import Any
 from etude.data import tasks
 from etude.data.tasks import Item
 from etude.rl.environment import Chat, Environment, Outcome, Start
+from etude.rl.kinds import function
 from etude.rl.problems import Problem
 from etude.rl.toolbox import Toolbox, ToolFailure
 from etude.text.turns import Message
@@ -124,7 +125,18 @@ def makes_call(item: Item, at: int, reply: Message) -> bool:
 def group(
     problem: Problem, count: int, toolbox: Toolbox, *, format_penalty: bool = True
 ) -> Sequence[Environment]:
-    """Return `count` environments that share the problem's opening."""
+    """Return `count` environments that share the problem's opening.
+
+    Raises:
+        EtudeError: something that they need is not on this machine.
+    """
+    make = function(problem.environment.name, "group", _plain)
+    return make(problem, count, toolbox, format_penalty=format_penalty)
+
+
+def _plain(
+    problem: Problem, count: int, toolbox: Toolbox, *, format_penalty: bool
+) -> Sequence[Environment]:
     ask = problem.environment
     if problem.at is not None:
         return [

@@ -8,6 +8,10 @@ phase samples at the largest one that costs no more than a tolerance against the
 from collections.abc import Mapping, Sequence
 
 from etude.recipe.parts import Temperature
+from etude.recipe.stages import Rl
+from etude.rl.player import Player
+from etude.rl.problems import draw
+from etude.rl.sampler import seed_of
 
 
 def slope(rewards: Sequence[float]) -> float:
@@ -37,3 +41,35 @@ def choose(scores: Mapping[float, float], current: float, rule: Temperature) -> 
     return max(
         current, *(t for t, score in scores.items() if score >= best - rule.tolerance - 1e-9)
     )
+
+
+def settle(
+    player: Player, spec: Rl, seed: int, *, round: int, rewards: Sequence[float], current: float
+) -> tuple[float, str]:
+    """Measure the grid if the reward stands still.
+
+    Args:
+        player: tries held-out problems.
+        spec: the stage.
+        seed: of the stage.
+        round: the one that comes.
+        rewards: means of this phase's rounds.
+        current: temperature.
+
+    Returns:
+        The temperature, and what to say; "" where nothing was measured.
+    """
+    rule = spec.temperature
+    if rule is None or not stable(rewards, rule):
+        return current, ""
+    where = seed_of(seed, "temperature")
+    problems = draw(spec.environments, rule.problems, where, held_out=True)
+    scores = {}
+    for value in rule.grid:
+        groups = player.play(
+            problems, seed_of(seed, "temperature", round, value), temperature=value
+        )
+        scores[value] = sum(group[0].reward for group in groups) / len(groups)
+    found = choose(scores, current, rule)
+    tried = " ".join(f"{value:g}:{score:.2f}" for value, score in scores.items())
+    return found, f"reward is stable: temperature {current:g} -> {found:g} ({tried})"

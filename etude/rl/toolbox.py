@@ -13,12 +13,23 @@ import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from etude.data.tools import TOOLS, Tool
 
 # what `data.tools.TOOLS` holds: a tool over an item's pages
 Opener = Callable[[Mapping[str, str]], Tool]
+
+
+class Closes(Protocol):
+    """Something with processes of its own."""
+
+    def close(self) -> None:
+        """End them."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Closes)
 
 
 class ToolFailure(Exception):
@@ -40,6 +51,7 @@ class Toolbox:
         self.tools, self.seconds = dict(tools), seconds
         self.calls = self.failures = 0
         self._idle: list[_Worker] = []
+        self._kept: dict[str, Closes] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -82,10 +94,21 @@ class Toolbox:
             raise
         return reply["text"]
 
+    def keep(self, name: str, make: Callable[[], Kept]) -> Kept:
+        """Return what was made under a name, made now if it was not: a sandbox, a server.
+
+        It serves all attempts and ends with the toolbox.
+        """
+        if name not in self._kept:
+            self._kept[name] = make()
+        return cast(Kept, self._kept[name])
+
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, and what is kept."""
         while self._idle:
             self._idle.pop().end()
+        while self._kept:
+            self._kept.popitem()[1].close()
 
     def _take(self) -> "_Worker":
         with self._lock:

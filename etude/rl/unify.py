@@ -173,6 +173,8 @@ def _environments(teacher: Teacher, drop_short: float) -> list[Environment]:
                 weight=mix.weight * weight,
                 thinking=thinking,
                 turns=teacher.turns,
+                knobs=mix.knobs,
+                attributes=mix.attributes,
             )
             for thinking, weight in weights.items()
             if weight
@@ -184,7 +186,7 @@ def _share(name: str, mix: TaskMix, teacher: Teacher) -> float:
     """How many of a family's answers reason: none where it has no written steps, unless asked."""
     if mix.thinking is not None:
         return mix.thinking
-    item = tasks.draw(name, random.Random(0), next(iter(mix.levels)))
+    item = tasks.draw(name, random.Random(0), next(iter(mix.levels)), tuning=mix.tuning)
     return teacher.thinking if item.steps else 0.0
 
 

@@ -226,7 +226,7 @@ def observation(
     thinking: bool | None = None,
     format: str | Format | None = "glm45",
 ) -> list[int]:
-    """Ids to append to a running context that ends with the sampled request for tool results.
+    """Ids to append to a running context whose last turn the model has ended itself.
 
     Appending keeps every sampled token as it was sampled; writing the conversation out and encoding
     it again would not.
@@ -234,7 +234,7 @@ def observation(
     Args:
         tokenizer: see `encode`.
         results: texts, or tool messages, in which some formats need the `tool_call_id` or the
-            `name` of what was called.
+            `name` of what was called; or what the user says next, alone.
         thinking: see `render`.
         format: see `render`.
 
@@ -243,8 +243,21 @@ def observation(
     """
     of = format_of(format)
     told = [r if isinstance(r, Mapping) else {"role": "tool", "content": r} for r in results]
-    pieces = [Piece(of.after), *of.results(normalise(told))]
+    if any(message["role"] == "user" for message in told):
+        pieces = _said(of, told, thinking=asked(of, thinking))
+    else:
+        pieces = [Piece(of.after), *of.results(normalise(told))]
     return _ids(tokenizer, [*pieces, *of.opening(thinking=asked(of, thinking))], of)
+
+
+def _said(of: Format, messages: list[Mapping[str, Any]], *, thinking: bool) -> list[Piece]:
+    """What a conversation has more when the user goes on, behind the token that ended the turn."""
+    begun = normalise([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    known = list(of.pieces(begun, tools=None, thinking=thinking))
+    more = list(of.pieces([*begun, *normalise(messages)], tools=None, thinking=thinking))
+    rest = more[len(known) :]
+    # where a role token ends the turn, the model has sampled the one that begins the user's
+    return [Piece(of.after), *rest] if of.closed else rest[1:]
 
 
 def stop_ids(tokenizer: Tokenizer, format: str | Format | None = "glm45") -> list[int]:

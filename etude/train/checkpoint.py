@@ -152,7 +152,9 @@ class State:
 
     def _tensors(self) -> dict[str, Tensor]:
         own = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        return own | {f"optim.{name}": tensor for name, tensor in self.optimizers.state().items()}
+        own |= {f"optim.{name}": tensor for name, tensor in self.optimizers.state().items()}
+        held = getattr(self.source, "tensors", dict)()  # of a source that trains something itself
+        return own | {f"source.{name}": tensor for name, tensor in held.items()}
 
     def _dcp(self, call: Callable[..., Any], folder: Path) -> None:
         with warnings.catch_warnings():

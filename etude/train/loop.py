@@ -82,6 +82,8 @@ class Source(Protocol):
     """Where micro-batches come from: packed text, conversations, rollouts.
 
     A method `metrics() -> dict[str, float]`, when there is one, adds to the log line of the step.
+    A method `tensors() -> dict[str, Tensor]`, when there is one, gives live tensors that are saved
+    and filled again in place.
     """
 
     def next(self, progress: Progress, /) -> Sequence[Micro]:
@@ -172,6 +174,9 @@ class Trainer:
             # without weight the extra block gets no gradient at all, and stands still
             mtp=schedule.mtp_weight(self.spec.mtp, progress.seen) > 0,
             peaks=looks is not None,
+            routes=getattr(micro, "routes", None),
+            shared=getattr(micro, "shared", None),
+            reader=self.objective.reader(micro) if hasattr(self.objective, "reader") else None,
         )
         if looks:
             looks.add(scores.peaks)
@@ -189,10 +194,13 @@ class Trainer:
         """This micro-batch's share of the step's loss."""
         token_loss, seen = self.objective(scores, micro)
         if scores.entropy is not None:
-            seen = seen | {"entropy": scores.entropy}
+            seen = seen | {"entropy_exact": scores.entropy}
         loss = token_loss.sum() / max(counts.loss, 1e-9)
         meter.add("loss", loss)
-        meter.add_tokens(seen, micro.labels != IGNORE, counts.labels)
+        if getattr(self.objective, "pairs", False):  # values of pairs are averaged as their loss is
+            meter.add_tokens(seen, token_loss.new_ones((), dtype=torch.bool), counts.loss)
+        else:
+            meter.add_tokens(seen, micro.labels != IGNORE, counts.labels)
         weight = schedule.mtp_weight(self.spec.mtp, progress.seen)
         loss = self._with_mtp(loss, scores, counts, weight, meter)
         return loss + self._balance(scores, counts, meter) + self._even(scores, chosen, meter)

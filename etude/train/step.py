@@ -18,7 +18,9 @@ from etude.typing import Int, Tensor
 class Micro(Protocol):
     """Rows that go through the model together, on one rank; a source may give more fields.
 
-    A float attribute `temperature`, when there is one, divides the logits.
+    A float attribute `temperature`, when there is one, divides the logits; experts `routes`
+    [B, T, layers, active] are taken in the place of the routers' choice; `shared` says which rows
+    begin alike (`nn.shared`).
     """
 
     @property
@@ -48,7 +50,11 @@ class Micro(Protocol):
 
 
 class Objective(Protocol):
-    """A loss per token. With an attribute `entropy = True` the scores come with entropies."""
+    """A loss per token. With an attribute `entropy = True` the scores come with entropies.
+
+    With `pairs = True` the values to log are one per pair and are divided as the loss is. A method
+    `reader(micro)` gives what reads the hidden states in the place of the labels' scores.
+    """
 
     def __call__(self, scores: Scores, micro: Any, /) -> tuple[Tensor, dict[str, Tensor]]:
         """Return each token's loss [B, T], 0 where not counted, and per-token values to log."""

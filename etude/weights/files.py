@@ -224,23 +224,31 @@ def write(
     for file, (held, _) in zip(names, shards, strict=True):
         tensors: dict[str, Tensor] = {}
         for name in held:
-            tensor = _piece(state, pieces[name])
+            tensor = assembled(state, pieces[name])
             if packing and name in packed:
                 tensors |= packing.pack(name, tensor)
                 continue
             # one buffer under two names is refused by safetensors: a tensor stored twice is copied
             seen = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
             tensors[name] = tensor.clone() if seen else tensor
-        try:
-            save_file(tensors, folder / file, metadata={"format": "pt"})
-        except (SafetensorError, OSError) as error:
-            raise EtudeError(
-                str(folder / file), f"cannot be written ({error})", do="free some space", code=1
-            ) from error
-        (folder / file).chmod(0o644)
+        write_tensors(folder / file, tensors)
         weights |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weights})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to one file, by name.
+
+    Raises:
+        EtudeError: the disk is full or not writable.
+    """
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+        path.chmod(0o644)
+    except (SafetensorError, OSError) as error:
+        where, found = str(path), f"cannot be written ({error})"
+        raise EtudeError(where, found, do="free some space", code=1) from error
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -341,10 +349,13 @@ def _shards(
     return shards
 
 
-def _piece(state: Mapping[str, Tensor], piece: Piece) -> Tensor:
+def assembled(
+    state: Mapping[str, Tensor], piece: Piece, *, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return a published tensor, made of native ones."""
     tensor = state[piece.native].detach()
     tensor = tensor if piece.index is None else tensor[piece.index]  # [E, ...] -> one expert
     if piece.beside:
         tensor = torch.cat([tensor, *(state[name].detach() for name in piece.beside)])
     tensor = tensor.t() if piece.turned else tensor
-    return tensor.to("cpu").contiguous()
+    return tensor.to(device).contiguous()

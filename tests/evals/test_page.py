@@ -16,7 +16,7 @@ from etude.evals.report.figures import duration
 from etude.evals.report.html import Html, tag
 from tests.evals.fake_run import ATTACK, MEASURED, STAGES, make_run
 
-ALONE = {"meta", "link", "br", "hr"}
+ALONE = {"meta", "link", "br", "hr", "input"}
 
 
 class Reader(HTMLParser):

@@ -6,7 +6,15 @@ import random
 
 import pytest
 
-from etude.evals.stats import T, over_items, pass_at_k, t_interval, wilson
+from etude.evals.stats import (
+    T,
+    interquartile_mean,
+    iqm_interval,
+    over_items,
+    pass_at_k,
+    t_interval,
+    wilson,
+)
 
 
 def test_an_interval_over_seeds_is_students():
@@ -62,3 +70,33 @@ def test_pass_at_k_is_the_share_of_all_choices_of_k_that_hold_a_right_one(right,
 def test_pass_at_k_refuses_more_tries_than_samples():
     with pytest.raises(ValueError, match="pass@5 needs at least 5 samples, got 4"):
         pass_at_k(1, 4, 5)
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half():
+    """Of eight the middle four; of six one and a half fall at either end; of two the plain mean."""
+    assert interquartile_mean([9, 1, 3, 2, 100, 4, -50, 8]) == pytest.approx((2 + 3 + 4 + 8) / 4)
+    assert interquartile_mean([0, 1, 2, 4, 8, 99]) == pytest.approx((1 / 2 + 2 + 4 + 8 / 2) / 3)
+    assert interquartile_mean([1, 3]) == 2 and math.isnan(interquartile_mean([]))
+
+
+def test_a_bootstrap_draws_runs_again_within_each_task():
+    """Tasks far apart do not widen the interval, since each keeps its share; runs far apart do."""
+    equal = iqm_interval([[0.2] * 3, [0.8] * 3])
+    assert (equal.value, equal.low, equal.high) == pytest.approx((0.5, 0.5, 0.5))
+    apart = iqm_interval([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9]])
+    assert apart.low < apart.value < apart.high and apart.n == 6
+    assert apart == iqm_interval([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9]])
+
+
+def test_a_bootstrap_of_one_run_has_no_interval():
+    found = iqm_interval([[0.2], [0.4]])
+    assert found.value == pytest.approx(0.3) and math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_the_bootstrap_covers_the_truth_about_95_times_in_a_hundred_where_runs_are_many():
+    """Uniform values, whose interquartile mean is a half; 30 runs: measured 94 of 100."""
+    draws, hits = random.Random(0), 0
+    for _ in range(100):
+        found = iqm_interval([[draws.random() for _ in range(30)]], draws=200)
+        hits += found.low <= 0.5 <= found.high
+    assert 88 <= hits <= 99

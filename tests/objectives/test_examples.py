@@ -133,30 +133,6 @@ def test_long_replies_weigh_more_by_token_and_the_same_by_sequence(aggregate, va
     close(logp.grad, TRAINED * tensor([[first], [second]]))
 
 
-RATIO = [[1.0, 1.5, 0.7], [0.7, 1.6, 1.0]]
-WRITTEN = torch.tensor([[True, True, True], [True, True, False]])
-POLICY = [
-    ("token", 0.2, -0.1, [[-0.2, 0, -0.14], [0, 0.32, 0]]),
-    ("sequence", 0.2, 0.116667, [[-0.166667, 0, -0.116667], [0, 0.4, 0]]),
-    ("token", 0.28, -0.116, [[-0.2, 0, -0.14], [0, 0.32, 0]]),  # clip-higher
-]
-
-
-@pytest.mark.parametrize(("aggregate", "high", "value", "gradient"), POLICY)
-def test_the_clipped_loss_of_two_rollouts(aggregate, high, value, gradient):
-    old = tensor([[0.5, 0.2, 0.1], [0.4, 0.25, 1.0]]).log()
-    logp = (old + tensor(RATIO).log()).requires_grad_()
-    signs = tensor([[1.0] * 3, [-1.0] * 3])
-    loss, seen = ppo(logp, old, signs, WRITTEN, low=0.2, high=high)
-    total = mean(loss, WRITTEN, aggregate)
-    close(total, tensor(value))
-    total.backward()
-    close(logp.grad, tensor(gradient))
-    if high == 0.2:
-        assert seen["clipped_low"].sum() == seen["clipped_high"].sum() == 1  # of 5 tokens: 0.2 each
-        close(seen["ratio"][WRITTEN].mean(), tensor(1.1))
-
-
 def test_padding_of_minus_infinity_and_a_runaway_token_leave_finite_gradients():
     old = torch.tensor([[-200.0, -1.0, -torch.inf]])
     logp = torch.tensor([[0.0, -1.0, -torch.inf]], requires_grad=True)

@@ -58,7 +58,7 @@ CASES = [
     ({"stages": [TEXT, RL | {"steps": "x"}]}, "hard.steps: 'x': Input should be a valid integer"),
     ({"stages": [RL | {"environments": [{"nme": 1}]}]}, "hard.environments.0.nme: no such field"),
     ({"stages": [RL | {"environments": []}]}, "hard.environments"),
-    ({"stages": [RL | {"rollout": {"per_prompt": 1}}]}, "hard.rollout.per_prompt: 1"),
+    ({"stages": [RL | {"rollout": {"per_prompt": 1}}]}, "hard: rollout.per_prompt is 1"),
     (
         {"stages": [TEXT | {"optimizer": {"kind": "adam"}}]},
         "pretrain.optimizer.kind: unknown 'adam'",

@@ -82,7 +82,7 @@ def test_each_stage_starts_from_the_training_stage_before_it():
     ("override", "message"),
     [
         ("rl.objetive.kind=ppo", "rl.objetive: no such field; did you mean rl.objective?"),
-        ("rl.objective.kind=ppo", "rl.objective.kind: unknown 'ppo'; known: grpo"),
+        ("rl.objective.kind=grop", "rl.objective.kind: unknown 'grop'; did you mean grpo?"),
         ("rl.environments.0.lvels=3", "did you mean rl.environments.0.levels?"),
         ("rll.steps=3", "rll: no such stage or key; did you mean rl?"),
         ("rl.steps=abc", "rl.steps: 'abc'"),
@@ -95,7 +95,7 @@ def test_each_stage_starts_from_the_training_stage_before_it():
         ("stages.0.stage=pretran", "unknown 'pretran'; did you mean pretrain?"),
         ("rl.optimizer.kind=sgd", "rl.optimizer.kind: unknown 'sgd'; known: adamw, muon"),
         ("eval.of=[rl, x]", "eval: names stage 'x', which does not exist"),
-        ("rl.rollout.per_prompt=1", "rl.rollout.per_prompt"),
+        ("rl.rollout.per_prompt=1", "rl: rollout.per_prompt is 1, but group compares the answers"),
         ("pretrain.from=rl", "names stage 'rl', which stands after it; move it up"),
         ("rl.name=pretrain", "stages.pretrain: is the name of two stages"),
     ],

@@ -60,8 +60,9 @@ class Scripted:
     def _answer(self, prompt: Prompt, params: Sampling) -> Completion:
         text = self.rule(tokenizer().decode(prompt.ids), prompt.seed)
         tokens = self.spell(text)
-        cut = len(tokens) > params.max_tokens
-        tokens = tokens[: params.max_tokens]
+        most = params.max_tokens if prompt.max_tokens is None else prompt.max_tokens
+        cut = len(tokens) > most
+        tokens = tokens[:most]
         return Completion(tokens, [-0.5] * len(tokens), "length" if cut else "stop", self.version)
 
 

@@ -15,6 +15,7 @@ from etude.rl import agreement
 from etude.rl.batch import IGNORED, micro_batches, pack
 from etude.rl.local import LocalSampler
 from etude.rl.objective import policy_objective
+from etude.rl.reference import score
 from etude.rl.rollout import Sample
 from etude.rl.source import RolloutSource
 from tests.rl.fakes import Scripted, model, tokenizer
@@ -41,6 +42,14 @@ def source(rule=lucky, records=None, said=None, **changes):
     how = {"sampler": sampler, "records": records, "say": said.append}
     how["ranks"] = changes.pop("ranks", Ranks())
     return RolloutSource(model(), tokenizer(), spec(**changes), 3, **how)
+
+
+def rows(*lengths):
+    """Attempts of one prompt token, with advantages 1, -1 and 0.5."""
+    found = [Sample([3] * n, [False] + [True] * (n - 1), [-1.0] * n, 1) for n in lengths]
+    for sample, worth in zip(found, (1.0, -1.0, 0.5), strict=True):
+        sample.advantage = [worth * own for own in sample.mask]
+    return found
 
 
 def at(step):
@@ -87,7 +96,8 @@ def test_groups_without_signal_give_an_empty_step_and_their_cause(rule, cause):
 def test_a_labels_place_is_before_its_token_and_observations_are_not_counted():
     sample = Sample([5, 6, 7, 8, 9], [False, False, True, False, True], [0, 0, -1.0, 0, -2.0], 2)
     short = Sample([5, 6], [False, True], [0, -3.0], 1)
-    batch = pack([sample, short], [0.5, -0.5])
+    sample.advantage, short.advantage = [0.5] * 5, [-0.5] * 2
+    batch = pack([sample, short])
     assert batch.labels.tolist() == [[-100, 7, -100, 9, -100], [6, -100, -100, -100, -100]]
     assert batch.logp_old.tolist() == [[0, -1, 0, -2, 0], [-3, 0, 0, 0, 0]]
     assert batch.advantage.tolist() == [[0, 0.5, 0, 0.5, 0], [-0.5, 0, 0, 0, 0]]
@@ -97,8 +107,8 @@ def test_a_labels_place_is_before_its_token_and_observations_are_not_counted():
 
 def test_ranks_share_the_rows_and_run_equally_many_batches():
     samples = [Sample([1] * n, [False] + [True] * (n - 1), [0.0] * n, 1) for n in range(2, 11)]
-    whole = list(micro_batches(samples, [1.0] * 9, 4))
-    ranks = [list(micro_batches(samples, [1.0] * 9, 2, rank=r, world=2)) for r in range(2)]
+    whole = list(micro_batches(samples, 4))
+    ranks = [list(micro_batches(samples, 2, rank=r, world=2)) for r in range(2)]
     assert [len(batches) for batches in ranks] == [3, 3]
     assert sum(b.tokens for batches in ranks for b in batches) == sum(b.tokens for b in whole)
 
@@ -136,13 +146,15 @@ def test_a_disagreement_is_said_and_old_probabilities_come_from_the_trainer():
     said = []
     made = source(lucky, said=said)  # the script claims -0.5 for every token
     made.next(at(0))
-    assert made.recompute is None or made.recompute
-    assert "sampler and trainer disagree" in said[0]
+    assert made.recompute and "sampler and trainer disagree" in said[0]
+    for batch in source(lucky).next(at(0)):
+        counted = batch.labels != IGNORED
+        assert (batch.logp_roll[counted] == -0.5).all() and (batch.logp_old[counted] != -0.5).all()
 
 
 def test_rescoring_gives_what_the_trainer_would_say():
     samples = [Sample([5, 6, 7, 8], [False, True, True, True], [0.0] * 4, 1) for _ in range(3)]
-    agreement.rescore(policy := model(), samples, 0.7, rows=2)
+    score(policy := model(), samples, "logp", 0.7, 2)
     assert agreement.measure(policy, samples, 0.7).largest < 1e-6
 
 
@@ -159,8 +171,8 @@ def test_the_records_of_repeated_steps_replace_the_old_ones(tmp_path):
     resumed.next(at(2))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [0] * 8 + [1] * 8 + [2] * 8
-    assert rows[0]["task"] == "rev" and "reverse" in rows[0]["prompt"]
-    assert {"reply", "reward", "status", "tokens", "version"} <= rows[0].keys()
+    assert rows[0]["task"] == "rev" and "reverse" in "".join(rows[0]["pieces"])
+    assert {"ids", "logp", "reward", "status", "tokens", "version"} <= rows[0].keys()
 
 
 def test_a_fresh_start_drops_the_records_of_an_earlier_one(tmp_path):
@@ -237,10 +249,10 @@ def test_the_rewards_of_a_phase_survive_a_resume():
 def test_the_objective_does_not_depend_on_the_cut_into_micro_batches(aggregate):
     policy = model()
     objective = policy_objective(spec(objective=Grpo(aggregate=aggregate)))
-    samples = [Sample([3] * n, [False] + [True] * (n - 1), [-1.0] * n, 1) for n in (3, 5, 8)]
+    samples = rows(3, 5, 8)
     gradients = []
-    for rows in (1, 3):
-        batches = list(micro_batches(samples, [1.0, -1.0, 0.5], rows))
+    for size in (1, 3):
+        batches = list(micro_batches(samples, size))
         whole = sum(objective.denominator(batch) for batch in batches)
         policy.zero_grad()
         for batch in batches:
@@ -258,8 +270,7 @@ def test_the_objective_does_not_depend_on_the_cut_into_micro_batches(aggregate):
 def test_at_the_start_of_an_update_the_loss_is_the_mean_advantage(aggregate, wanted):
     """Ratio 1: every token's loss is minus its advantage; attempts have 2, 4 and 7 tokens."""
     objective = policy_objective(spec(objective=Grpo(aggregate=aggregate)))
-    samples = [Sample([3] * n, [False] + [True] * (n - 1), [-1.0] * n, 1) for n in (3, 5, 8)]
-    batch = pack(samples, [1.0, -1.0, 0.5])
+    batch = pack(rows(3, 5, 8))
     loss, seen = objective(SimpleNamespace(logp=batch.logp_old), batch)
     assert float(loss.sum()) / objective.denominator(batch) == pytest.approx(wanted)
     assert (seen["ratio"] == 1).all()

@@ -82,24 +82,24 @@ def curve(
     """
     shown = thin(points)
     around = [(shown[0][0], level) for _, level in bands]
-    place, grid = _frame([*shown, *around])
+    place, grid = frame([*shown, *around])
     left, right = shown[0][0], shown[-1][0]
     noisy = len(points) >= 40
-    lines = [_line([place(*p) for p in shown], "raw" if noisy else "line")]
+    lines = [stroke([place(*p) for p in shown], "raw" if noisy else "line")]
     if noisy:
-        lines.append(_line([place(*p) for p in thin(smooth(points))], "line"))
+        lines.append(stroke([place(*p) for p in thin(smooth(points))], "line"))
     dots = [_dot(*place(*p)) for p in shown] if len(shown) <= 12 else []
     levels = [(label, level, place(left, level)[1]) for label, level in bands]
-    data = [[_digits(x), _digits(y), *place(x, y)] for x, y in shown]
+    data = [[digits(x), digits(y), *place(x, y)] for x, y in shown]
     figures = tag("span", note or short(points[-1][1]), class_="now")
     return tag(
         "figure",
         tag("figcaption", tag("span", name), figures),
         tag(
             "div",
-            _svg(
-                [_rule(at, "grid") for _, at in grid]
-                + [_rule(at, "band") for *_, at in levels]
+            svg(
+                [rule(at, "grid") for _, at in grid]
+                + [rule(at, "band") for *_, at in levels]
                 + lines
             ),
             dots,
@@ -110,7 +110,7 @@ def curve(
             data_unit=unit,
             data_labels=json.dumps(list(labels)) if labels else None,
         ),
-        tag("div", _ends(left, right, unit, labels), class_="x"),
+        tag("div", ends(left, right, unit, labels), class_="x"),
         class_="chart",
     )
 
@@ -133,9 +133,9 @@ def scatter(
         note: shown beside the name.
     """
     every = [*points, *(point for line in lines for point in line)]
-    place, grid = _frame(every)
+    place, grid = frame(every)
     shown = [
-        _line([place(*p) for p in line], "band" if n else "line") for n, line in enumerate(lines)
+        stroke([place(*p) for p in line], "band" if n else "line") for n, line in enumerate(lines)
     ]
     data = [[n, 0, *place(*point)] for n, point in enumerate(points)]
     return tag(
@@ -143,7 +143,7 @@ def scatter(
         tag("figcaption", tag("span", name), tag("span", note, class_="now")),
         tag(
             "div",
-            _svg([_rule(at, "grid") for _, at in grid] + shown),
+            svg([rule(at, "grid") for _, at in grid] + shown),
             [_dot(*place(*point)) for point in points],
             [tag("span", short(10**y), class_="y", style=f"top:{at}%") for y, at in grid],
             class_="plot",
@@ -163,14 +163,14 @@ def fan(name: str, lines: Mapping[str, Sequence[Point]]) -> Html:
         name: caption.
         lines: points by name of the stage, in order.
     """
-    place, grid = _frame([point for line in lines.values() for point in line])
+    place, grid = frame([point for line in lines.values() for point in line])
     shown, data, labels = [], [], []
     for n, (stage, points) in enumerate(lines.items(), start=1):
         strength = f"{0.2 + 0.8 * n / len(lines):.2f}"
         path = "M" + "L".join("{:g} {:g}".format(*place(*p)) for p in points)
         shown.append(tag("path", d=path, class_="line", stroke_opacity=strength))
         for x, y in points:
-            data.append([len(labels), _digits(y), *place(x, y)])
+            data.append([len(labels), digits(y), *place(x, y)])
             labels.append(f"{stage}, {2**x - 1:g} examples:")
     outer = [*lines][:: max(1, len(lines) - 1)]  # the first and the last
     tops = " → ".join(f"{max(y for _, y in lines[stage]):.0f}" for stage in outer)
@@ -183,7 +183,7 @@ def fan(name: str, lines: Mapping[str, Sequence[Point]]) -> Html:
         ),
         tag(
             "div",
-            _svg([_rule(at, "grid") for _, at in grid] + shown),
+            svg([rule(at, "grid") for _, at in grid] + shown),
             [tag("span", short(y), class_="y", style=f"top:{at}%") for y, at in grid],
             class_="plot",
             data_points=json.dumps(data, separators=(",", ":")),
@@ -195,7 +195,7 @@ def fan(name: str, lines: Mapping[str, Sequence[Point]]) -> Html:
     )
 
 
-def _frame(
+def frame(
     points: Sequence[Point],
 ) -> tuple[Callable[[float, float], Point], list[tuple[float, float]]]:
     """Return what places a point on a plot around all of them, and the rules across it."""
@@ -247,22 +247,26 @@ def heat(rows: Sequence[Sequence[float]], *, name: str, row: str, column: str) -
     )
 
 
-def _ends(left: float, right: float, unit: str, labels: Sequence[str]) -> list[Html]:
+def ends(left: float, right: float, unit: str, labels: Sequence[str]) -> list[Html]:
+    """The first and the last place, for below a plot."""
     first, last = (labels[0], labels[-1]) if labels else (short(left), f"{unit} {short(right)}")
     return [tag("span", first), tag("span", last)] if right > left else [tag("span", last)]
 
 
-def _svg(children: list[Html]) -> Html:
+def svg(children: list[Html]) -> Html:
+    """Lines over a whole plot, stretched to it."""
     return tag(
         "svg", children, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true"
     )
 
 
-def _line(points: Sequence[Point], kind: str) -> Html:
+def stroke(points: Sequence[Point], kind: str) -> Html:
+    """A line through places of the plot."""
     return tag("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y in points), class_=kind)
 
 
-def _rule(at: float, kind: str) -> Html:
+def rule(at: float, kind: str) -> Html:
+    """A line across the plot."""
     return tag("path", d=f"M0 {at:g}H100", class_=kind)
 
 
@@ -280,5 +284,6 @@ def _dot(x: float, y: float) -> Html:
     return tag("i", class_="dot", style=f"left:{x:g}%;top:{y:g}%")
 
 
-def _digits(value: float) -> float:
+def digits(value: float) -> float:
+    """Five of them are plenty."""
     return float(f"{value:.5g}")

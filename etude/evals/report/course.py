@@ -7,7 +7,8 @@ from etude.evals.report.html import Html, tag
 from etude.evals.report.record import Line, Run, number
 
 FIRST = (
-    *("loss", "reward", "pass", "entropy", "length", "max_logit"),
+    *("loss", "reward", "pass", "held_out_accuracy", "accuracy", "margin"),
+    *("kl_reverse", "kl_forward", "agreement", "entropy", "length", "max_logit"),
     *("mtp_loss", "grad_norm", "max_load"),
 )
 MAIN = 4  # curves of a stage that show at once

@@ -58,7 +58,7 @@ def read(folder: Path) -> Run:
     run.recipe = recipe.read_text(encoding="utf-8") if recipe.exists() else ""
     run.corpus = read_json(corpus) if corpus.exists() else {}
     order = [stage.get("name") for stage in run.stages]
-    for line in _lines(folder / "metrics.jsonl"):
+    for line in lines(folder / "metrics.jsonl"):
         run.metrics.setdefault(str(line.get("stage", "")), []).append(line)
     found, stale = results(folder)
     others = {file.stem for file in stale}
@@ -73,7 +73,7 @@ def _place(order: list[Any], stage: str) -> int:
     return order.index(stage) if stage in order else -1  # the untrained model comes first
 
 
-def _lines(path: Path) -> list[Line]:
+def lines(path: Path) -> list[Line]:
     """Whole lines only: a kill may have cut the last one short."""
     found = []
     if path.exists():

@@ -38,14 +38,18 @@ for (const scroll of document.querySelectorAll(".choose + .scroll")) scroll.scro
 for (const plot of document.querySelectorAll(".plot")) {
   const points = JSON.parse(plot.dataset.points);
   const labels = plot.dataset.labels ? JSON.parse(plot.dataset.labels) : null;
+  const names = plot.dataset.names ? JSON.parse(plot.dataset.names) : null; // of several lines
   const mark = make("i", "mark");
   const tip = make("span", "tip");
   const leave = () => { mark.remove(); tip.remove(); };
   plot.addEventListener("pointermove", (event) => {
     const box = plot.getBoundingClientRect();
     const at = 100 * (event.clientX - box.left) / box.width;
-    const near = points.reduce((a, b) => (Math.abs(b[2] - at) < Math.abs(a[2] - at) ? b : a));
-    const place = labels ? labels[near[0]] : `${plot.dataset.unit} ${near[0].toLocaleString("en")}`;
+    const down = names ? (100 * (event.clientY - box.top)) / box.height : 0;
+    const far = (p) => Math.abs(p[2] - at) + (names ? Math.abs(p[3] - down) / 50 : 0);
+    const near = points.reduce((a, b) => (far(b) < far(a) ? b : a));
+    const step = `${plot.dataset.unit} ${near[0].toLocaleString("en")}`;
+    const place = labels ? labels[near[0]] : names ? `${names[near[4]]}, ${step}` : step;
     tip.textContent = `${place}: ${near[1].toLocaleString("en", { maximumSignificantDigits: 4 })}`;
     for (const shown of [mark, tip]) {
       shown.style.left = `${near[2]}%`;
