@@ -29,7 +29,7 @@ from etude.models import table
 from etude.models.describe import by_stage, length_key, planned, swap_told
 from etude.parallel.environ import process
 from etude.recipe.fit import check_dtype, check_fit
-from etude.recipe.identity import figure_keys, identities
+from etude.recipe.identity import figure_file, figure_keys, identities
 from etude.recipe.load import dump, load
 from etude.recipe.post import RewardModel
 from etude.recipe.stages import Eval, Recipe, Stage
@@ -114,7 +114,9 @@ def _run(shop: "Workshop", stage: Stage, identity: str) -> None:
     began = time.monotonic()
     before = _identity(shop.folder, stage)
     if shop.ranks.main and before not in (None, identity):  # figures of another stage of this name
-        (shop.folder / "evals" / f"{stage.name}.json").unlink(missing_ok=True)
+        for file in (shop.folder / "evals").glob(f"{stage.name}*.json"):
+            if file.stem.partition("@")[0] == stage.name:
+                file.unlink()
     result = shop.run(stage)
     if shop.ranks.main:
         seconds = round(time.monotonic() - began, 1)
@@ -160,7 +162,8 @@ def _finished(folder: Path, recipe: Recipe) -> set[str]:
 
     def left(stage: Stage) -> bool:
         if isinstance(stage, Eval):  # another recipe may have measured its own stage of this name
-            return all(measured(folder, name) in keys[name] for name in stage.of)
+            files = {name: figure_file(recipe, stage, name) for name in stage.of}
+            return all(measured(folder, file) in keys[name] for name, file in files.items())
         return (folder / "stages" / stage.name / "checkpoint" / "config.json").exists()
 
     same = (stage for stage in recipe.stages if _identity(folder, stage) == names[stage.name])

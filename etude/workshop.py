@@ -29,7 +29,7 @@ from etude.nn.decoder import Decoder
 from etude.parallel.mesh import Ranks
 from etude.reading import Packed, moves, text
 from etude.recipe import parts
-from etude.recipe.identity import figure_key
+from etude.recipe.identity import figure_file, figure_key
 from etude.recipe.load import as_data
 from etude.recipe.post import Distill, Preference, RewardModel
 from etude.recipe.stages import (
@@ -249,7 +249,8 @@ class Workshop:
         materials: Materials,
     ) -> None:
         key = figure_key(stage, self.names[name])
-        if measured(self.folder, name) == key:
+        file = figure_file(self.recipe, stage, name)
+        if measured(self.folder, file) == key:
             return
         figures, answers = evaluate(
             self.model(name),
@@ -270,8 +271,9 @@ class Workshop:
             figures["ladder"] = rung(figures["rows"], size, tokens, flops)
         order = [s.name for s in self.recipe.stages]
         place = order.index(name) + 1 if name in order else 0
-        write_json(self.folder / "samples" / f"{name}.json", answers)
-        write_json(self.folder / "evals" / f"{name}.json", figures | {"key": key, "order": place})
+        figures |= {"key": key, "order": place, "by": order.index(stage.name)}
+        write_json(self.folder / "samples" / f"{file}.json", answers)
+        write_json(self.folder / "evals" / f"{file}.json", figures)
 
     def _present(self, stage: Stage, key: str, mix: Mapping[str, float]) -> dict[str, float]:
         """Return what of a mixture can be had here; the others' shares grow to fill the rest."""

@@ -135,6 +135,25 @@ def test_an_evaluation_whose_figures_another_recipe_took_away_runs_again(recipe,
     assert read_json(folder / "evals" / "rl.json") == read_json(run / "evals" / "rl.json")
 
 
+def test_two_evaluations_of_one_stage_keep_their_figures_apart(recipe, run, tmp_path):
+    more = "  - {stage: eval, name: again, of: [rl], probes: {sort: {}}, items: 2, samples: 0}"
+    both = tmp_path / "both.yaml"
+    both.write_text(f"{WHOLE}{more}\n")
+    folder = shutil.copytree(run, tmp_path / "run")
+    train(str(both), out=folder)
+    kept = read_json(folder / "evals" / "rl.json")
+    assert kept["rows"] == read_json(run / "evals" / "rl.json")["rows"]
+    assert {row["task"] for row in read_json(folder / "evals" / "rl@again.json")["rows"]} == {
+        "sort"
+    }
+    shown = aggregate([folder])
+    assert shown["columns"][:3] == ["model", "rl", "unify"]
+    assert {"rev", "sort"} <= {row["task"] for row in shown["rows"]}
+    before = (folder / "evals" / "rl@again.json").stat().st_mtime_ns
+    train(str(both), out=folder)
+    assert (folder / "evals" / "rl@again.json").stat().st_mtime_ns == before
+
+
 def test_a_changed_stage_runs_again_with_its_descendants_only(recipe, tmp_path):
     folder = train(recipe, out=tmp_path / "run", until="sft")
     first = {s: read_json(folder / "stages" / s / "done.json") for s in ("pretrain", "sft")}

@@ -50,7 +50,7 @@ def load(folder: str | Path) -> Figures:
         which = " of the recipe that ran last" if stale else ""
         wanted = "a run with an eval stage that is done"
         raise EtudeError(str(folder), f"holds no evaluation{which}", wanted)
-    return build(sorted(found, key=lambda result: (result.get("order", 0), result["stage"])))
+    return build(sorted(merged(found), key=lambda r: (r.get("order", 0), r["stage"])))
 
 
 def results(folder: str | Path) -> tuple[list[dict[str, Any]], list[Path]]:
@@ -79,9 +79,30 @@ def results(folder: str | Path) -> tuple[list[dict[str, Any]], list[Path]]:
     return found, stale
 
 
-def measured(folder: Path, stage: str) -> str | None:
-    """Return the key that the figures of a stage bear, None where there are none."""
-    path = folder / "evals" / f"{stage}.json"
+def merged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one result per stage, where several evaluations of a recipe measure the same one.
+
+    Of two that measure the same thing the later one counts; what is measured by place in a text, or
+    behind a context, belongs together and is not mixed.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for result in sorted(results, key=lambda r: r.get("by", 0)):
+        before = found.get(result["stage"], {"rows": []})
+        own = {_thing(row) for row in result["rows"]}
+        kept = [row for row in before["rows"] if _thing(row) not in own]
+        found[result["stage"]] = {**before, **result, "rows": [*kept, *result["rows"]]}
+    return list(found.values())
+
+
+def _thing(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    if row["column"] in ("length", "speed"):
+        return row["column"], row["task"], row["metric"]
+    return tuple(row[name] for name in Key._fields)
+
+
+def measured(folder: Path, file: str) -> str | None:
+    """Return the key that the figures in a file bear, None where there are none."""
+    path = folder / "evals" / f"{file}.json"
     result = read_json(path) if path.exists() else {}
     return result.get("key") if isinstance(result, dict) else None
 

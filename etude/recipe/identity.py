@@ -41,5 +41,15 @@ def figure_keys(recipe: Recipe) -> dict[str, list[str]]:
     return keys
 
 
+def figure_file(recipe: Recipe, stage: Eval, name: str) -> str:
+    """Return the file, without its ending, that takes what an evaluation finds of one stage.
+
+    It bears the measured stage's name, and that of the evaluation too where another one of the
+    recipe, before this, measures the same stage.
+    """
+    evals = (one for one in recipe.stages if isinstance(one, Eval) and name in one.of)
+    return name if next(evals).name == stage.name else f"{name}@{stage.name}"
+
+
 def _text(part: object) -> str:
     return json.dumps(as_data(part), sort_keys=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from etude.errors import EtudeError
-from etude.evals.figures import results
+from etude.evals.figures import merged, results
 from etude.files import read_json
 
 Line = dict[str, Any]
@@ -62,8 +62,12 @@ def read(folder: Path) -> Run:
         run.metrics.setdefault(str(line.get("stage", "")), []).append(line)
     found, stale = results(folder)
     others = {file.stem for file in stale}
-    run.evals = sorted(found, key=lambda e: (e.get("order", _place(order, e["stage"])), e["stage"]))
-    files = sorted((folder / "samples").glob("*.json"), key=lambda f: _place(order, f.stem))
+    run.evals = sorted(
+        merged(found), key=lambda e: (e.get("order", _place(order, e["stage"])), e["stage"])
+    )
+    files = sorted(
+        (folder / "samples").glob("*.json"), key=lambda f: _place(order, f.stem.partition("@")[0])
+    )
     run.samples = {file.stem: read_json(file) for file in files if file.stem not in others}
     run.size = _size(recipe) if run.recipe else {}
     return run
