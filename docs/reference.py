@@ -12,7 +12,22 @@ from typing import Annotated, Any, Literal
 from pydantic.fields import FieldInfo
 
 from etude.arch import YaRN
-from etude.recipe import chats, model, pace, parts, stages
+from etude.recipe import (
+    advantages,
+    chats,
+    corrections,
+    curricula,
+    engines,
+    model,
+    objectives,
+    pace,
+    parts,
+    post,
+    ptx,
+    rewards,
+    rollouts,
+    stages,
+)
 
 INTRODUCTION = """# Recipe reference
 
@@ -33,6 +48,10 @@ PARTS = """## Parts
 
 What the values of those keys are made of.
 """
+MODULES = (
+    *(model, chats, parts, pace),
+    *(objectives, advantages, corrections, rollouts, rewards, curricula, engines, ptx, post),
+)
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 NAMES = {"str": "text", "bool": "true or false", "float": "number", "NoneType": "null"}
 ARGUMENT = re.compile(r"^ {4}(\w[\w, ]*): (.*)$")
@@ -87,9 +106,9 @@ def spelled(annotation: Any, limit: str = "") -> str:
         return f"list of {spelled(inner[0])}" if inner[-1] is ... else f"{len(inner)} numbers"
     if origin is dict:
         return f"{spelled(inner[0])}: {spelled(inner[1])}"
-    name = getattr(annotation, "__name__", "any value")
     if getattr(annotation, "__module__", "").startswith("etude."):
-        return f"[{name}](#{name.lower()})"
+        return f"[{annotation.__name__}](#{called(annotation).lower().replace(' ', '-')})"
+    name = getattr(annotation, "__name__", "any value")
     return NAMES.get(name, name if annotation is not Any else "any value") + limit
 
 
@@ -113,7 +132,7 @@ def table(cls: type, *, but: Iterable[str] = ()) -> str:
             told = spelled(field.annotation, bounds(field.metadata))
             cells = [f"`{field.alias or name}`", told, default(field), about.get(name, "")]
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return f"### {cls.__name__}\n\n{prose}\n\n" + ("\n".join(rows) + "\n") * (len(rows) > 2)
+    return f"### {called(cls)}\n\n{prose}\n\n" + ("\n".join(rows) + "\n") * (len(rows) > 2)
 
 
 def described(module: types.ModuleType) -> list[type]:
@@ -122,15 +141,27 @@ def described(module: types.ModuleType) -> list[type]:
     return [cls for cls in classes if cls.__module__ == module.__name__]
 
 
+def called(cls: type) -> str:
+    """Return a heading that no other class has: its name, and its file where two share one."""
+    same = [c for module in MODULES for c in described(module) if c.__name__ == cls.__name__]
+    return cls.__name__ + f" in {cls.__module__.rpartition('.')[2]}" * (len(same) > 1)
+
+
 def write(path: Path) -> None:
     """Write the page: the recipe itself, its stages, their parts."""
     shared = stages.Train.__pydantic_fields__
     page = [INTRODUCTION, table(stages.Recipe), STAGES, table(stages.Train)]
     page += [table(c, but=shared if issubclass(c, stages.Train) else ()) for c in kinds()]
-    shown = [cls for module in (model, chats, parts, pace) for cls in described(module)]
-    page += [PARTS, *(table(cls) for cls in (*shown, YaRN))]
+    page += [PARTS, *(table(cls) for cls in (*values(), YaRN))]
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(page), encoding="utf-8")
+
+
+def values() -> list[type]:
+    """Return the classes that a stage's keys hold, without those that others only build on."""
+    found = [cls for module in MODULES for cls in described(module)]
+    bases = {base for cls in [*found, *kinds()] for base in cls.__mro__[1:]}
+    return [cls for cls in found if cls not in bases and cls not in kinds()]
 
 
 def kinds() -> list[type]:

@@ -283,7 +283,11 @@ def merge(
 @app.command()
 def bench(
     work: Annotated[
-        str, typer.Argument(help="train, prefill, decode, memory, longctx, flops, all.")
+        str,
+        typer.Argument(
+            help="train, prefill, decode, memory, longctx, flops, rl, rollout, or all of the first"
+            " four."
+        ),
     ] = "all",
     *,
     family: Annotated[str, typer.Option(help="Which system, or all.")] = "all",
@@ -302,7 +306,19 @@ def bench(
 
     `longctx` reads and continues contexts of 256 to 65,536 tokens, also with attention alone.
     `flops` times nothing: it counts MiniMax-M1 against DeepSeek-R1 by length.
+    `rl` takes steps of GRPO, beside TRL's trainer on the same weights and prompts.
+    `rollout` writes eight answers behind contexts of 256 to 16,384 tokens.
     """
+    if work == "rl":
+        from etude.bench import rl
+
+        rl.run(threads=threads, repeats=repeats, kernels=kernels, as_json=as_json, out=out)
+        return
+    if work == "rollout":
+        from etude.bench import rollout
+
+        rollout.run(family, threads=threads, as_json=as_json, out=out)
+        return
     if work == "flops":
         from etude.bench import flops
 

@@ -46,7 +46,7 @@ def bars(rows: Sequence[tuple[str, str, float]]) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-PALETTE = ("#b3563b", "#2f7d5b", "#3b6fb3", "#8a5aa8")
+PALETTE = ("#b3563b", "#2f7d5b", "#3b6fb3", "#8a5aa8", "#8c7a2a")
 
 
 def curves(

@@ -2,41 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
-from etude.engine.entry import Entry
-from etude.engine.request import Top
+from etude.engine.entry import Choice, Entry
+from etude.engine.request import LogpKind, Top
 from etude.ops.sample import adjusted, sample, tempered, truncate
 from etude.typing import Float, Tensor
 
 
 @dataclass(slots=True)
 class Row:
-    """A place for which an id is chosen.
-
-    Args:
-        entry: whose.
-        ahead: guesses between the ids it knows and this place.
-        forced: the id that must come, whatever the logits say.
-    """
+    """A place for which an id is chosen."""
 
     entry: Entry
-    ahead: Sequence[int] = ()
-    forced: int | None = None
-
-
-@dataclass(slots=True)
-class Choice:
-    """What was chosen for one row; `token` is None where nothing can be, for a `problem`."""
-
-    token: int | None
-    logp: float | None = None
-    top: Top = field(default_factory=list)
-    code: str = "numerical_error"
-    problem: str = "the logits are not finite"
+    ahead: Sequence[int] = ()  # guesses between the ids it knows and this place
+    forced: int | None = None  # the id that must come, whatever the logits say
 
 
 class Rule:
@@ -46,10 +30,9 @@ class Rule:
         asked = [entry.request.sampling for entry in entries]
         wants = [entry.request.want for entry in entries]
         self.hot = any(one.temperature > 0 for one in asked)
-        self.logps = {want.logp for want in wants if want.logp}
         self.top = max(want.top for want in wants)
-        if self.top:
-            self.logps |= {want.ranked for want in wants if want.top}
+        self.kinds: set[LogpKind] = {want.logp for want in wants if want.logp}
+        self.kinds |= {want.ranked for want in wants if want.top}
         self.adjusted = [
             n
             for n, entry in enumerate(entries)
@@ -65,6 +48,15 @@ class Rule:
             else:
                 dtype = torch.long if name == "top_k" else torch.float32
                 self.how[name] = torch.tensor(values, dtype=dtype, device=device)
+
+    def logp(self, kind: LogpKind, logits: Tensor, work: Tensor) -> Float[Tensor, "R V"]:
+        """Log-probabilities of a kind, of the model's logits and of the adjusted ones."""
+        cuts = dict(self.how)
+        heat = 0.0 if kind == "raw" else cuts.pop("temperature")
+        if kind != "processed":
+            return tempered(logits, heat)
+        kept = truncate(tempered(work, heat).exp(), **cuts)
+        return (kept / kept.sum(-1, keepdim=True)).log()
 
 
 class Chooser:
@@ -89,11 +81,8 @@ class Chooser:
             self._entries, self._rule = entries, Rule(entries, logits.device)
         rule = self._rule
         sums = logits.sum(-1)  # finite only where all are
-        work, broken = logits, dict[int, Exception]()
         scaled: Tensor | None = None  # log-probabilities at the temperature, where they are known
-        if rule.adjusted:
-            work = logits.clone()
-            broken = self._adjust(work, rows, rule)
+        work = _adjust(logits, rows, rule.adjusted) if rule.adjusted else logits
         if rule.hot:
             places = [len(row.entry.known) + len(row.ahead) for row in rows]
             positions = torch.tensor(places, device=logits.device)
@@ -106,68 +95,48 @@ class Chooser:
             picked = [token if row.forced is None else row.forced for token, row in pairs]
             tokens, scaled = torch.tensor(picked, device=logits.device), None
         made = [Choice(t if ok else None) for t, ok in zip(picked, fine, strict=True)]
-        for n, error in broken.items():
-            problem = f"{type(error).__name__}: {error}"
-            made[n] = Choice(None, code="internal_error", problem=problem)
-        if tell and rule.logps:
-            self._tell(logits, work, tokens, rule, rows, made, None if rule.adjusted else scaled)
+        for kind in rule.kinds if tell else ():
+            if kind == "tempered" and scaled is not None and not rule.adjusted:
+                values, ranked = scaled, list[Top]()
+            else:
+                logp = rule.logp(kind, logits, work)
+                values = logp.gather(1, tokens.unsqueeze(1)).squeeze(1)
+                ranked = _likeliest(logp, rule.top) if rule.top else []
+            for row, choice, value, top in zip_longest(rows, made, values.tolist(), ranked):
+                want = row.entry.request.want
+                if want.logp == kind:
+                    choice.logp = value
+                if want.top and want.ranked == kind:
+                    choice.top = top[: want.top]
         return made
 
-    def _adjust(self, work: Tensor, rows: Sequence[Row], rule: Rule) -> dict[int, Exception]:
-        """Apply biases and penalties in place; a rule that fails is the fault of its request."""
-        broken: dict[int, Exception] = {}
-        for n in rule.adjusted:
-            entry, ahead = rows[n].entry, rows[n].ahead
-            how, request = entry.request.sampling, entry.request
-            early = entry.written + len(ahead) < request.limits.min_tokens
-            banned = [id for id in request.stops.ids if early and 0 <= id < work.shape[1]]
-            try:
-                work[n] = adjusted(
-                    work[n],
-                    bias=how.bias,
-                    banned=banned,
-                    written=[*entry.known[entry.prompt :], *ahead],
-                    read=entry.known[: entry.prompt],
-                    presence=how.presence,
-                    frequency=how.frequency,
-                    repetition=how.repetition,
-                )
-            except Exception as error:
-                broken[n] = error
-        return broken
 
-    def _tell(
-        self,
-        logits: Tensor,
-        work: Tensor,
-        tokens: Tensor,
-        rule: Rule,
-        rows: Sequence[Row],
-        made: list[Choice],
-        scaled: Tensor | None,
-    ) -> None:
-        """Note log-probabilities of the kinds that are wanted, and the likeliest ids."""
-        at, values, tops = tokens.unsqueeze(1), dict[str, list[float]](), dict[str, list[Top]]()
-        for kind in rule.logps:
-            if kind == "tempered" and scaled is not None:
-                values[kind] = scaled.tolist()
-                continue
-            logp = tempered(logits, 0.0 if kind == "raw" else rule.how["temperature"])
-            if kind == "processed":
-                cuts = {name: rule.how[name] for name in ("top_k", "top_p", "min_p")}
-                kept = truncate(tempered(work, rule.how["temperature"]).exp(), **cuts)
-                logp = (kept / kept.sum(-1, keepdim=True)).log()
-            values[kind] = logp.gather(1, at).squeeze(1).tolist()
-            if rule.top and kind != "tempered":
-                best = logp.topk(min(rule.top, logp.shape[1]))
-                pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-                tops[kind] = [
-                    [(id, p) for id, p in zip(*pair, strict=True) if p > -math.inf]
-                    for pair in pairs
-                ]
-        for n, (row, choice) in enumerate(zip(rows, made, strict=True)):
-            want = row.entry.request.want
-            if want.logp is not None:
-                choice.logp = values[want.logp][n]
-            if want.top:
-                choice.top = tops[want.ranked][n][: want.top]
+def _adjust(logits: Tensor, rows: Sequence[Row], some: Sequence[int]) -> Tensor:
+    """Logits [R, V] with the biases and penalties of some rows, and what may not come yet."""
+    work = logits.clone()
+    for n in some:
+        entry, ahead, request = rows[n].entry, rows[n].ahead, rows[n].entry.request
+        how, early = request.sampling, entry.written + len(ahead) < request.limits.min_tokens
+        work[n] = adjusted(
+            work[n],
+            bias=how.bias,
+            banned=[id for id in request.stops.ids if early and 0 <= id < work.shape[1]],
+            written=[*entry.known[entry.prompt :], *ahead],
+            read=entry.known[: entry.prompt],
+            presence=how.presence,
+            frequency=how.frequency,
+            repetition=how.repetition,
+        )
+    return work
+
+
+def _likeliest(logp: Float[Tensor, "R V"], count: int) -> list[Top]:
+    """So many of the likeliest ids per row, and their log-probabilities; none that cannot come."""
+    best = logp.topk(min(count, logp.shape[1]))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [[(id, p) for id, p in zip(*row, strict=True) if p > -math.inf] for row in pairs]
+
+
+def told(error: Exception) -> str:
+    """What a request is told of an error that it, or the engine, has made."""
+    return f"{type(error).__name__}: {error}"

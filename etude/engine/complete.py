@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 from etude.engine.generate import generate
-from etude.engine.request import ids_of
 from etude.errors import EtudeError
 from etude.nn.decoder import Decoder
+from etude.ops.sample import ids_of
 from etude.typing import Tensor
 
 

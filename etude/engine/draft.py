@@ -8,8 +8,10 @@ seed and temperature, but for rounding of logits.
 import torch
 
 from etude.engine.choose import Chooser, Row
-from etude.engine.entry import Entry
-from etude.engine.runner import Done, Runner
+from etude.engine.entry import Entry, Span
+from etude.engine.runner import Done, Runner, View
+from etude.nn.flat import flat, joint, split
+from etude.nn.mtp import MTP
 from etude.typing import Tensor
 
 # who goes on, and [n, D] after its last known pair: for the head, and for the block's next step
@@ -17,48 +19,48 @@ Start = tuple[list[Entry], Tensor, Tensor]
 
 
 class Guesser:
-    """Guesses for all rows of the desk.
+    """Guesses for all that write, so many per step, with a block that the runner's model has."""
 
-    Args:
-        runner: runs the block.
-        count: guesses per step.
-    """
-
-    def __init__(self, runner: Runner, count: int):
-        self.runner, self.count = runner, count
+    def __init__(self, runner: Runner, mtp: MTP, count: int):
+        self.runner, self.mtp, self.count = runner, mtp, count
+        self.layer = len(runner.model.layers)
         self.chooser = Chooser()
 
-    def follow(self, done: Done, over: set[int]) -> Start | None:
+    def follow(self, done: Done) -> Start:
         """Let the block read what a pass has read, now that the id after each token is known.
 
-        Args:
-            done: the pass; its requests have taken in what was chosen, and count nothing yet.
-            over: identities of those that have ended.
+        Its requests have taken in what was chosen, and count nothing yet.
         """
-        runner, following, picks = self.runner, list[Tensor](), list[tuple[int, int, int, Entry]]()
-        blocks = [[(span.entry, span.count, span.ends) for span in spans] for spans in done.blocks]
-        if done.plan.rows:
-            blocks.insert(0, [(e, runner.desk.width, [e]) for e in done.plan.rows])
-        for block, rows in enumerate(blocks):
-            after = [e.known[e.computed + 1 : e.computed + 1 + count] for e, count, _ in rows]
-            following.append(runner.ids(after, rows[0][1]))
-            for n, (entry, count, ends) in enumerate(rows):
-                last = min(count, len(entry.known) - 1 - entry.computed) - 1
-                picks += [(block, n, last, one) for one in ends]
-        made = runner.ahead(done, following)
-        picks = [pick for pick in picks if id(pick[3]) not in over]
-        if not picks:
-            return None
-        normed = torch.stack([made[block][0][n, at] for block, n, at, _ in picks])
-        carried = torch.stack([made[block][1][n, at] for block, n, at, _ in picks])
-        return [entry for *_, entry in picks], normed, carried
+        model, contexts = self.runner.model, [view.ctx for view in done.views]
+        hidden, embedded, ready = list[Tensor](), list[Tensor](), list[Entry]()
+        picks: list[tuple[list[int], list[int]]] = []
+        for view in done.views:
+            after, at = [], ([], [])
+            for n, span in enumerate(view.spans):
+                known, start = span.entry.known, span.start
+                after.append(known[start + 1 : start + 1 + span.count])
+                for entry in span.ends:
+                    ready.append(entry)
+                    at[0].append(n)
+                    at[1].append(len(after[-1]) - 1)
+            picks.append(at)
+            embedded.append(self.runner.embed(after, view, shift=1))
+            normed = self.mtp.arch.start == "normed"
+            hidden.append(model.norm(view.raw) if normed else view.raw)
+        ctx = joint(contexts)
+        ctx.layer = self.layer
+        normed, carried = (
+            torch.cat([part[at] for part, at in zip(split(made, contexts), picks, strict=True)])
+            for made in self.mtp(flat(hidden), flat(embedded), ctx)
+        )
+        return ready, normed, carried
 
     def guess(self, start: Start) -> None:
-        """Write guesses for all that are still on the desk."""
-        desk, runner, mtp = self.runner.desk, self.runner, self.runner.model.mtp
-        entries, (ready, normed, carried) = desk.entries, start
+        """Write guesses for all that write."""
+        runner = self.runner
+        entries, (ready, normed, carried) = runner.desk.entries, start
         at = {id(entry): n for n, entry in enumerate(ready)}
-        if mtp is None or not entries or any(id(entry) not in at for entry in entries):
+        if not entries or any(id(entry) not in at for entry in entries):
             return
         order = [at[id(entry)] for entry in entries]
         normed, carried = normed[order], carried[order]
@@ -70,11 +72,11 @@ class Guesser:
             tokens = [choice.token or 0 for choice in made]
             drafts = [[*ids, token] for ids, token in zip(drafts, tokens, strict=True)]
             if n + 1 < self.count:
-                desk.begin([len(entry.known) - 1 + n for entry in entries], 1)
-                ctx = desk.ctx
-                ctx.layer = len(runner.model.layers)
-                embedded = runner.embed(runner.ids([[token] for token in tokens]), ctx.index + 1)
-                hidden, onward = mtp(carried.unsqueeze(1), embedded, ctx)
+                spans = [Span(entry, len(entry.known) - 1 + n, 1) for entry in entries]
+                view = View(runner.desk, spans)
+                view.ctx.layer = self.layer
+                embedded = runner.embed([[token] for token in tokens], view, shift=1)
+                hidden, onward = self.mtp(carried.unsqueeze(1), embedded, view.ctx)
                 normed, carried = hidden[:, 0], onward[:, 0]
         for entry, ids in zip(entries, drafts, strict=True):
             # a row whose state waits for ids that were accepted reads them first

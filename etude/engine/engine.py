@@ -1,47 +1,28 @@
 """The engine: many requests, one loop of plan, launch and collect."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from etude.engine.desk import Desk
 from etude.engine.entry import Entry
-from etude.engine.ledger import Ledger
+from etude.engine.ledger import Ledger, Stats
 from etude.engine.loop import Loop
 from etude.engine.pages import follow, root
-from etude.engine.request import Answer, Delta, GenRequest, ids_of
+from etude.engine.request import Answer, Delta, GenRequest, misfit
 from etude.engine.runner import Runner
 from etude.engine.scheduler import Scheduler
 from etude.engine.settings import Settings
-from etude.engine.stops import Writer
-from etude.engine.store import Store, layers
-from etude.engine.thinking import thoughts
+from etude.engine.store import Store
 from etude.errors import EtudeError
-from etude.nn.cache import State
 from etude.nn.decoder import Decoder
 from etude.nn.int8 import int8
 from etude.nn.moe import Router
 from etude.ops import native
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Counts since the engine was made, and what is held now."""
-
-    waiting: int
-    reading: int
-    writing: int
-    pages: int
-    slots: int
-    snapshots: int
-    preempted: int
-    prompt_tokens: int
-    reused_tokens: int
-    drafted: int
-    accepted: int
-    steps: int
+from etude.ops.sample import ids_of
+from etude.text.stops import Writer
 
 
 class Engine:
@@ -66,17 +47,14 @@ class Engine:
         self.kernels = model.kernels or (asked.kernels and native.build())
         own = model.published.tokenizer if model.published else None
         self.tokenizer = (tokenizer or own) if asked.text else None
-        guesses = _guesses(model, asked)
-        self.store = Store(model, asked, guesses=guesses)
+        self.store = Store(model, asked)
         self.desk = Desk(self.store)
-        self.ledger = Ledger(self.store, self.desk, asked)
-        self.scheduler = Scheduler(self.ledger, self.desk, asked)
-        self.runner = Runner(model, self.store, self.desk, guesses=guesses > 0)
-        self.loop = Loop(self.runner, self.scheduler, guesses)
+        self.ledger = Ledger(self.desk, asked)
+        self.scheduler = Scheduler(self.ledger)
+        self.loop = Loop(Runner(model, self.desk), self.scheduler)
         self.context = self.store.context
         self.routed = any(isinstance(part, Router) for part in model.layers.modules())
-        self._number = self._steps = 0
-        self._timed = False
+        self._number = 0
 
     def renew(self) -> None:
         """Take in that the model's weights have changed: live answers go on where they are.
@@ -90,8 +68,6 @@ class Engine:
         if self.settings.weights == "int8":
             raise EtudeError("engine", "int8 weights do not change", do="make a new engine")
         self.store.forget()
-
-    # What callers ask -----------------------------------------------------------------------------
 
     @torch.inference_mode()
     def submit(self, request: GenRequest) -> str:
@@ -109,25 +85,24 @@ class Engine:
             raise EtudeError("request", f"id {name!r} is taken", "an id of its own")
         if request.stops.texts and self.tokenizer is None:
             raise EtudeError("stop texts", "this model has no tokenizer", "stop ids")
-        self._timed |= request.limits.seconds is not None
-        for choice in range(1 if request.open else request.sampling.n):
-            self._begin(name, choice, request, list(request.prompt), sealed=not request.open)
+        choices = range(1 if request.open else request.sampling.n)
+        self._begin(name, request, choices, request.prompt, sealed=not request.open)
         return name
 
     def _begin(
-        self, name: str, choice: int, request: GenRequest, prompt: list[int], *, sealed: bool
+        self, name: str, request: GenRequest, choices: range, ids: Sequence[int], *, sealed: bool
     ) -> None:
-        """Let one answer of a request wait for its turn."""
-        now, stops, writer = self.settings.clock(), request.stops, None
-        if self.tokenizer is not None:
-            writer = Writer(self.tokenizer.stream(), stops.texts, shown=stops.shown)
-        seed = request.sampling.key(choice)
-        entry = Entry(name, choice, request, self._number, now, prompt, seed, writer, sealed=sealed)
-        self._number += 1
-        self.loop.live.setdefault(name, []).append(entry)
-        if self._fits(entry, prompt):
-            self._touch(entry)
-            self.scheduler.add(entry)
+        """Let answers of a request wait for their turn."""
+        stops, writer = request.stops, None
+        for choice in choices:
+            if self.tokenizer is not None:
+                writer = Writer(self.tokenizer.stream(), stops.texts, shown=stops.shown)
+            seed, now = request.sampling.key(choice), self.settings.clock()
+            entry = Entry(name, choice, request, self._number, now, [], seed, writer, sealed)
+            self._number += 1
+            self.loop.live.setdefault(name, []).append(entry)
+            if self._grow(entry, ids):
+                self.scheduler.add(entry)
 
     @torch.inference_mode()
     def extend(self, id: str, ids: Sequence[int]) -> int:
@@ -136,10 +111,8 @@ class Engine:
         Raises:
             EtudeError: there is no such open prompt.
         """
-        entry, more = self._open(id), list(ids_of(ids))
-        if self._fits(entry, [*entry.known, *more]):
-            entry.known += more
-            self._touch(entry)
+        entry = self._open(id)
+        self._grow(entry, ids_of(ids))
         return len(entry.known)
 
     @torch.inference_mode()
@@ -151,13 +124,12 @@ class Engine:
         """
         entry = self._open(id)
         entry.sealed = True
-        if not entry.running:  # whole prompts wait before open ones
+        if entry.row < 0:  # whole prompts wait before open ones
             self.scheduler.waiting.remove(entry)
             self.scheduler.add(entry)
-        for choice in range(1, entry.request.sampling.n):
-            self._begin(id, choice, entry.request, list(entry.known), sealed=True)
-        if self._fits(entry, entry.known):
-            self._touch(entry)
+        others = range(1, entry.request.sampling.n)
+        self._begin(id, entry.request, others, entry.known, sealed=True)
+        self._grow(entry)
 
     @torch.inference_mode()
     def rewind(self, id: str, mark: int) -> None:
@@ -173,7 +145,7 @@ class Engine:
         if entry.computed > max(mark - 1, 0):
             # what is known of the prompt is found again by its content
             self.scheduler.preempt(entry)
-        self._touch(entry)
+        self._grow(entry)
 
     @torch.inference_mode()
     def cancel(self, id: str) -> None:
@@ -184,7 +156,7 @@ class Engine:
     def busy(self) -> bool:
         """Whether a step would do something, or has something to tell."""
         waits = any(not entry.parked for entry in self.scheduler.waiting)
-        reads = any(not self.scheduler.rests(one) for one in self.scheduler.reading)
+        reads = any(not self.scheduler.rests(one) for one in self.desk.readers)
         return bool(self.loop.told or self.desk.entries or waits or reads)
 
     @torch.inference_mode()
@@ -195,18 +167,24 @@ class Engine:
             What is new of each.
         """
         self._expire()
-        plan = self.scheduler.plan()
-        if plan.rows or plan.spans:
-            self._steps += 1
+        if spans := self.scheduler.plan():
+            self.ledger.stats.steps += 1
             with native.lent(self.kernels):
-                self.loop.launch(plan)
+                self.loop.launch(spans)
         if self.settings.debug:
             self.check()
         told, self.loop.told = self.loop.told, []
         return told
 
-    def run(self, requests: Sequence[GenRequest]) -> list[Answer]:
-        """Answer requests and wait for all of them; nothing else is told meanwhile.
+    def run(
+        self, requests: Sequence[GenRequest], tell: Callable[[int, Delta], None] | None = None
+    ) -> list[Answer]:
+        """Answer requests and wait for all of them.
+
+        Args:
+            requests: whole prompts.
+            tell: called with the number of an answer and what is new of it, step by step, and
+                within a step in the order of the answers; what it raises ends all of them.
 
         Returns:
             The answers of the requests in their order, those of one side by side.
@@ -217,54 +195,52 @@ class Engine:
         if any(request.open for request in requests):
             raise EtudeError("run", "an open prompt", "whole ones", "submit it, and turn `step`")
         answers: dict[tuple[str, int], Answer] = {}
-        names: list[str] = []
+        names: set[str] = set()
         try:
             for request in requests:
-                names.append(self.submit(request))
-                answers |= {(names[-1], n): Answer() for n in range(request.sampling.n)}
-            left = len(answers)
-            while left:
-                for delta in self.step():
-                    if (answer := answers.get((delta.id, delta.choice))) is not None:
-                        answer.add(delta)
-                        left -= delta.finish is not None
+                names.add(name := self.submit(request))
+                answers |= {(name, n): Answer() for n in range(request.sampling.n)}
+            rows = {key: row for row, key in enumerate(answers)}
+            for deltas in self._turn(names):
+                for delta in sorted(deltas, key=lambda one: rows[one.id, one.choice]):
+                    answers[delta.id, delta.choice].add(delta)
+                    if tell is not None:
+                        tell(rows[delta.id, delta.choice], delta)
         finally:
             self._drop(names)
         return list(answers.values())
 
-    def _drop(self, names: Sequence[str]) -> None:
+    def stream(self, request: GenRequest) -> Iterator[Delta]:
+        """Answer one request piece by piece; closing the iterator cancels it."""
+        names = {self.submit(request)}
+        try:
+            for deltas in self._turn(names):
+                yield from deltas
+        finally:
+            self._drop(names)
+
+    def _turn(self, names: Collection[str]) -> Iterator[list[Delta]]:
+        """What each step tells of some requests, until all are over; what is others' waits."""
+        while self.loop.live.keys() & names or any(one.id in names for one in self.loop.told):
+            told = self.step()
+            self.loop.told = [delta for delta in told if delta.id not in names]
+            yield [delta for delta in told if delta.id in names]
+
+    def _drop(self, names: Collection[str]) -> None:
         for name in names:
             self.cancel(name)
         self.loop.told = [delta for delta in self.loop.told if delta.id not in names]
 
-    def stream(self, request: GenRequest) -> Iterator[Delta]:
-        """Answer one request piece by piece; closing the iterator cancels it."""
-        name = self.submit(request)
-        try:
-            while name in self.loop.live or any(one.id == name for one in self.loop.told):
-                told = self.step()
-                # what is others' waits for them
-                self.loop.told = [delta for delta in told if delta.id != name]
-                yield from [delta for delta in told if delta.id == name]
-        finally:
-            self._drop([name])
-
     def stats(self) -> Stats:
         """Counts since the engine was made, and what is held now."""
-        plan, held = self.scheduler, self.ledger
-        return Stats(
-            waiting=len(plan.waiting),
-            reading=len(plan.reading),
+        tables = self.ledger.tables
+        return replace(
+            self.ledger.stats,
+            waiting=len(self.scheduler.waiting),
+            reading=len(self.desk.readers),
             writing=len(self.desk.entries),
-            pages=sum(pages.held for pages in held.tables),
-            slots=self.settings.max_running - len(held.free),
-            snapshots=held.tables[0].snapshots,
-            preempted=plan.preempted,
-            prompt_tokens=held.asked,
-            reused_tokens=held.hits,
-            drafted=self.loop.drafted,
-            accepted=self.loop.accepted,
-            steps=self._steps,
+            pages=sum(pages.held for pages in tables),
+            snapshots=tables[0].snapshots,
         )
 
     def check(self) -> None:
@@ -276,38 +252,38 @@ class Engine:
         self.ledger.check([entry for entries in self.loop.live.values() for entry in entries])
 
     def _expire(self) -> None:
-        if not self._timed:
-            return
-        now, live = self.settings.clock(), self.loop.live.values()
-        timed = [
-            one for entries in live for one in entries if one.request.limits.seconds is not None
-        ]
-        late = [one for one in timed if now - one.arrived >= (one.request.limits.seconds or 0)]
-        self._timed = len(timed) > len(late)
-        self.loop.end([(entry, entry.over("deadline")) for entry in late])
+        live = [entry for entries in self.loop.live.values() for entry in entries]
+        if timed := [one for one in live if one.request.limits.seconds is not None]:
+            now = self.settings.clock()
+            late = [one for one in timed if now - one.arrived >= (one.request.limits.seconds or 0)]
+            self.loop.end([(entry, entry.over("deadline")) for entry in late])
 
-    def _fits(self, entry: Entry, ids: list[int]) -> bool:
-        """End a request whose prompt cannot be read, or that asks for what there is not."""
+    def _grow(self, entry: Entry, more: Sequence[int] = ()) -> bool:
+        """Take in that a prompt is new or has changed; true unless that ends its request.
+
+        Then it cannot be read, or the request asks for what there is not.
+        """
         arch, code, told, request = self.model.arch, "invalid_request", "", entry.request
+        ids = [*entry.known, *more]
+        bound = "the model's length" if self.context == arch.max_length else "pages allow"
         given = [*request.sampling.bias, *(request.thinking.close if request.thinking else ())]
         stray = [id for id in given if not 0 <= id < arch.vocab]
         if stray:
             told = f"bias or thinking: has id {stray[0]}, expected 0 to {arch.vocab - 1}"
         elif request.want.routes and not self.routed:
             told = "routes: are wanted, but this model has no experts"
-        elif entry.sealed and not ids:
-            told = "prompt: is empty, expected one token at least"
-        elif ids and not 0 <= min(ids) <= max(ids) < arch.vocab:
-            told = f"prompt: has ids {min(ids)} to {max(ids)}, expected 0 to {arch.vocab - 1}"
-        elif len(ids) >= self.context:
-            code = "context_length_exceeded"
-            bound = "the model's length" if self.context == arch.max_length else "pages"
-            told = (
-                f"prompt: has {len(ids)} tokens, expected fewer than {bound} allow, {self.context}"
-            )
+        elif (ids or entry.sealed) and (wrong := misfit(ids, arch.vocab, self.context, bound)):
+            code, told = wrong[0], f"prompt: {wrong[1]}, expected {wrong[2]}"
         if told:
             self.loop.end([(entry, entry.failed(code, told))])
-        return not told
+            return False
+        entry.known = ids
+        entry.begin(self.context, self.settings.clock())
+        if entry.sealed and not (self.settings.deterministic or request.want.prompt):
+            entry.alike = follow(root(request.owner), [*ids, -1 - request.want.routes])
+        if entry.row >= 0:
+            self.ledger.mark(entry)
+        return True
 
     def _open(self, id: str) -> Entry:
         live = self.loop.live.get(id)
@@ -315,27 +291,3 @@ class Engine:
             found = "no such request" if not live else "its prompt is sealed"
             raise EtudeError("request", f"{id!r}: {found}", "a live request that is open")
         return live[0]
-
-    def _touch(self, entry: Entry) -> None:
-        """Note that a prompt is new or has changed."""
-        request, entry.prompt = entry.request, len(entry.known)
-        asked = request.limits.max_tokens
-        entry.limit = self.context if asked is None else min(self.context, entry.prompt + asked)
-        entry.thoughts = thoughts(request.thinking, entry.limit - entry.prompt)
-        entry.touched, entry.parked = self.settings.clock(), False
-        if entry.sealed and not (self.settings.deterministic or request.want.prompt):
-            entry.alike = follow(root(request.owner), [*entry.known, -1 - request.want.routes])
-        if entry.running:
-            self.ledger.mark(entry)
-
-
-def _guesses(model: Decoder, asked: Settings) -> int:
-    """Guesses per step: as asked, or two where the model can guess."""
-    held = layers(model, ahead=True)[-1] if model.mtp is not None else ()
-    able = model.mtp is not None and not any(isinstance(slot, State) for slot in held)
-    if asked.speculate is None:
-        return 2 if able and not asked.deterministic else 0
-    if asked.speculate and not able:
-        found = "no MTP block of attention layers"
-        raise EtudeError("engine: speculate", found, "one, or speculate = 0")
-    return 0 if asked.deterministic else asked.speculate

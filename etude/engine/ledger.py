@@ -1,56 +1,65 @@
-"""What each request holds: pages of every kind, a state slot, and what others may find of them.
+"""What each request holds: pages of every kind, a row, and what others may find of them.
 
 Layers that read equally far back keep their tokens in pages of one kind, with a table of its own.
 Behind a band pages are let go, and leave a hole in the table; layers that read all keep all.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from etude.engine.desk import Desk
 from etude.engine.entry import HOLE, Entry
 from etude.engine.pages import Node, Pages, follow
 from etude.engine.settings import Settings
-from etude.engine.store import Store
 from etude.errors import EtudeError
+
+Found = list[tuple[bytes, list[Node | None]]]  # key of each page, and its node of each kind
+
+
+@dataclass(slots=True)
+class Stats:
+    """What is held now, and counts since the engine was made."""
+
+    waiting: int = 0
+    reading: int = 0
+    writing: int = 0
+    pages: int = 0
+    snapshots: int = 0
+    preempted: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    steps: int = 0
 
 
 class Ledger:
     """Counts of all that requests hold.
 
-    Args:
-        store: memory of the layers.
-        desk: rows of those that write.
-        settings: bounds.
-
     Attributes:
         tables: pages by kind; the first reaches back furthest, and knows snapshots and routes.
-        free: slots for the states of those that read, which nobody has.
         stateful: whether layers have states.
-        asked, hits: tokens of prompts that were looked for, and found.
+        stats: counts of the whole engine; what is held is filled in when it is told.
     """
 
-    def __init__(self, store: Store, desk: Desk, settings: Settings):
-        self.store, self.desk, self.settings = store, desk, settings
+    def __init__(self, desk: Desk, settings: Settings):
+        self.desk, self.settings, store = desk, settings, desk.store
         self.size, self.stateful = store.size, bool(store.states)
-        most = settings.max_running
-        self.free = list(range(most))
-        snapshots = range(most, most + settings.snapshots)
+        snapshots = range(settings.snapshots * settings.reuse)
         self.tables = [
             Pages(count, store.size, reach=reach, slots=() if table else snapshots)
             for table, (reach, count) in enumerate(zip(store.reaches, store.counts, strict=True))
         ]
-        self.asked = self.hits = 0
+        self.stats = Stats()
 
     def enter(self, entry: Entry, *, spare: int) -> bool:
-        """Give a request the pages that it can share, and new ones for what it reads.
-
-        Args:
-            entry: who holds nothing so far.
-            spare: pages of each kind that must be left.
+        """Give a request the pages that it can share, new ones for what it reads, and a row.
 
         Returns:
-            Whether there were enough.
+            Whether there were enough, with `spare` pages of each kind to be left.
         """
         found, junction = self._find(entry)
-        entry.computed = entry.clean = len(found) * self.size
+        entry.computed = len(found) * self.size
         for table, pages in enumerate(self.tables):
             gone = pages.behind(entry.computed)
             shared = [node.page for _, nodes in found[gone:] if (node := nodes[table])]
@@ -59,37 +68,29 @@ class Ledger:
         entry.nodes = [key for key, _ in found]
         soon = entry.computed + self.settings.span
         if not self.grow(entry, len(entry.known), soon=soon, spare=spare):
-            self.leave(entry)
+            self.leave([entry])
             return False
         if entry.request.want.routes:
             for _, nodes in found[len(entry.routes) // self.size :]:
                 known = nodes[0].routes if nodes[0] else None
                 entry.routes += (known or [])[len(entry.routes) % self.size :]
-        self.asked += len(entry.known)
-        self.hits += entry.computed
-        if self.stateful:
-            entry.slot = self.free.pop()
-            if found and (last := found[-1][1][0]):
-                self.tables[0].used(last)
-                self.store.copy(last.snapshot, entry.slot)
-            else:
-                self.store.clear(entry.slot)
-            self.mark(entry, junction)
+        self.stats.prompt_tokens += len(entry.known)
+        self.stats.reused_tokens += entry.computed
+        self.desk.seat(entry, len(entry.known) + 1)
+        last = found[-1][1][0] if found else None
+        self.desk.load(entry, self.tables[0].used(last) if last else -1)
+        self.mark(entry, junction)
         return True
 
     def grow(self, entry: Entry, tokens: int, *, soon: int | None = None, spare: int = 0) -> bool:
         """Give a request pages for so many tokens; false, and none, if there are too few.
 
-        Args:
-            entry: who.
-            tokens: in all.
-            soon: of pages that are let go again, only for so many.
-            spare: pages of each kind that must be left.
+        Of pages that are let go again only so many as `soon` needs; `spare` must be left of each.
         """
         more = []
         for pages, held in zip(self.tables, entry.pages, strict=True):
             end = tokens if soon is None or pages.reach is None else min(soon, tokens)
-            more.append(max(0, pages.needed(end) - len(held)))
+            more.append(max(0, -(-end // self.size) - len(held)))
             if more[-1] and more[-1] + spare > pages.available:
                 return False
         for pages, held, count in zip(self.tables, entry.pages, more, strict=True):
@@ -102,14 +103,16 @@ class Ledger:
         Returns:
             Whether there were enough pages for its own.
         """
-        whole = leader.computed // self.size
+        entry.nodes, whole = list(leader.nodes), len(leader.nodes)
         for pages, held in zip(self.tables, leader.pages, strict=True):
             entry.pages.append(held[:whole])
             pages.hold(_solid(held[:whole]))
         if not self.grow(entry, len(entry.known)):
-            self.leave(entry)
+            self.leave([entry])
             return False
-        entry.nodes, entry.computed = leader.nodes[:whole], leader.computed
+        entry.computed = leader.computed
+        self.desk.seat(entry, len(entry.known) + 1)
+        self.desk.copy(leader, entry)
         return True
 
     def shed(self, entry: Entry) -> None:
@@ -120,28 +123,21 @@ class Ledger:
                 pages.release(_solid(held[:behind]))
                 held[:behind] = [HOLE] * behind
 
-    def stand(self, entry: Entry) -> None:
-        """Take the state slot of a request back: it writes, or is gone."""
-        if entry.slot >= 0:
-            self.free.append(entry.slot)
-            entry.slot = -1
+    def leave(self, gone: Sequence[Entry], *, spoilt: bool = False) -> None:
+        """Let everything go that requests hold; each may start anew from its ids."""
+        self.desk.leave(gone, spoilt=spoilt)
+        for entry in gone:
+            for pages, held in zip(self.tables, entry.pages, strict=False):
+                pages.release(_solid(held))
+            entry.pages, entry.nodes, entry.draft, entry.computed = [], [], [], 0
+            entry.marks.clear()
 
-    def leave(self, entry: Entry) -> None:
-        """Let everything go that a request holds; it may start anew from its ids."""
-        for pages, held in zip(self.tables, entry.pages, strict=False):
-            pages.release(_solid(held))
-        self.stand(entry)
-        entry.pages, entry.nodes, entry.computed, entry.clean = [], [], 0, 0
-        entry.marks.clear()
-
-    # What others find -----------------------------------------------------------------------------
-
-    def _find(self, entry: Entry) -> tuple[list[tuple[bytes, list[Node | None]]], int]:
+    def _find(self, entry: Entry) -> tuple[Found, int]:
         """Pages with the start of what a request knows; one id at least is left to compute.
 
         Returns:
-            Key and nodes, one of each kind, of each page up to where the request can go on; and
-            the number of tokens after which it could, were the states there known.
+            Them, up to where the request can go on; and the number of tokens after which it could,
+            were the states there known.
         """
         how, want, known = self.settings, entry.request.want, entry.known
         if not how.reuse or want.prompt:
@@ -149,7 +145,7 @@ class Ledger:
         limit, step, parent = len(known) - 1, self.size, entry.parent
         if how.deterministic:  # passes begin at fixed places, whoever computed what stands before
             limit, step = min(limit, entry.prompt - 1), how.span
-        found: list[tuple[bytes, list[Node | None]]] = []
+        found: Found = []
         runs, usable, junction = [0] * len(self.tables), 0, 0
         for end in range(self.size, limit + 1, self.size):
             tokens = tuple(known[end - self.size : end])
@@ -172,23 +168,23 @@ class Ledger:
         """Note where the states of a prompt are to be kept for later prompts."""
         if not (self.stateful and self.settings.reuse and self.settings.snapshots):
             return
-        step = self.size * self.settings.snapshot_every
-        places = {*range(step, len(entry.known), step), entry.prompt // self.size * self.size}
-        places.add(junction)
+        span, step = self.settings.span, self.size * self.settings.snapshot_every
         if self.settings.deterministic:
-            span = self.settings.span
             places = {*range(span, entry.prompt + 1, span)}
+        else:
+            whole = entry.prompt // self.size * self.size
+            places = {*range(step, len(entry.known), step), whole, junction}
         entry.marks |= {place for place in places if place > entry.computed}
 
     def publish(self, entry: Entry) -> None:
         """Let others find what a request has computed, whole pages of it, and its state."""
+        size, end = self.size, entry.computed
         if not self.settings.reuse:
             return
-        size, end = self.size, entry.computed
         if self.settings.deterministic:
             end = min(end, entry.prompt) // self.settings.span * self.settings.span
-        elif entry.row >= 0 and end // size > len(entry.nodes):
-            self.desk.save(entry, end // size * size)
+        if end // size > len(entry.nodes):
+            self.desk.save(entry, len(entry.nodes) * size, end // size * size)
         for n in range(len(entry.nodes), end // size):
             tokens = tuple(entry.known[n * size : (n + 1) * size])
             key = follow(entry.parent, tokens)
@@ -203,10 +199,10 @@ class Ledger:
                 if entry.request.want.routes and node.routes is None:
                     node.routes = entry.routes[n * size : (n + 1) * size]
             entry.nodes.append(key)
-        if entry.slot >= 0 and entry.computed in entry.marks and entry.computed == end:
+        if entry.computed in entry.marks and entry.computed == end:
             node = self.tables[0].node(entry.pages[0][end // size - 1])
             if node is not None and node.snapshot < 0 and (slot := self.tables[0].snap(node)) >= 0:
-                self.store.copy(entry.slot, slot)
+                self.desk.snap(entry, slot)
 
     def disown(self, entry: Entry) -> None:
         """Forget what a request has published: it may be as broken as the request is."""
@@ -217,21 +213,20 @@ class Ledger:
         """Compare all counts with what the live requests hold.
 
         Raises:
-            EtudeError: a page, slot or row is lost, or has two owners.
+            EtudeError: a page or row is lost, or has two owners.
         """
-        # on the desk whole pages may be others' too; a page that is read into is one request's
-        own = [(e.clean if e.row >= 0 else e.computed) // self.size for e in live]
-        taken = [entry.slot for entry in live if entry.slot >= 0]
-        if sorted([*self.free, *taken]) != list(range(self.settings.max_running)):
-            found = f"{self.free} free and {taken} taken"
-            raise EtudeError("state slots", found, "each once", code=1)
-        rows = [entry.row for entry in live if entry.row >= 0]
-        if sorted(rows) != [entry.row for entry in self.desk.entries] or len(set(rows)) < len(rows):
+        seated = [entry for entry in live if entry.row >= 0]
+        rows, first = {entry.row for entry in seated}, [entry.row for entry in self.desk.entries]
+        if len(rows) < len(seated) or first != list(range(len(first))):
             raise EtudeError("desk", "rows out of order", "one request per row", code=1)
+        if {id(entry) for entry in seated} != {id(entry) for entry in self.desk.seated}:
+            raise EtudeError("desk", "somebody who is not live", "who is", code=1)
         for table, pages in enumerate(self.tables):
             held = [entry.pages[table] if entry.pages else [] for entry in live]
             pages.check([_solid(row) for row in held])
-            single = [page for row, n in zip(held, own, strict=True) for page in _solid(row[n:])]
+            # known pages may be others' too; one that is not yet known is one request's
+            own = [row[len(one.nodes) :] for row, one in zip(held, live, strict=True)]
+            single = [page for row in own for page in _solid(row)]
             if len(single) != len(set(single)):
                 raise EtudeError("page pool", "a page with two owners", "one owner each", code=1)
 

@@ -1,15 +1,16 @@
 """Launch and collect: a plan becomes a pass, and the pass becomes ids and deltas."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
 
-from etude.engine.choose import Choice, Chooser
+from etude.engine.choose import Chooser, Row, told
 from etude.engine.draft import Guesser
-from etude.engine.entry import Entry
+from etude.engine.entry import Choice, Entry, Span
 from etude.engine.request import Delta
-from etude.engine.runner import Done, Plan, Runner, Span
+from etude.engine.runner import Done, Runner
 from etude.engine.scheduler import Scheduler
+from etude.typing import Tensor
 
 Ended = list[tuple[Entry, Delta]]  # who is over, each with its last delta
 
@@ -17,125 +18,99 @@ Ended = list[tuple[Entry, Delta]]  # who is over, each with its last delta
 class Loop:
     """What a step does after it is planned.
 
-    Args:
-        runner: runs passes.
-        scheduler: who has which part of a step.
-        guesses: ids to guess per step.
-
     Attributes:
         live: the answers that are not over, by the id of their request.
         told: deltas that the next step gives out.
-        drafted, accepted: ids that were guessed, and guessed right.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, guesses: int):
+    def __init__(self, runner: Runner, scheduler: Scheduler):
         self.runner, self.scheduler, self.desk = runner, scheduler, runner.desk
         self.ledger, self.fixed = scheduler.ledger, scheduler.settings.deterministic
-        self.chooser = Chooser()
-        self.guesser = Guesser(runner, guesses) if guesses else None
+        self.chooser, mtp, guesses = Chooser(), runner.model.mtp, self.desk.store.guesses
+        self.guesser = Guesser(runner, mtp, guesses) if mtp is not None and guesses else None
         self.live: dict[str, list[Entry]] = {}
         self.told: list[Delta] = []
-        self.drafted = self.accepted = 0
 
-    def launch(self, plan: Plan) -> None:
-        """Run a plan, and collect what it gives."""
+    def launch(self, spans: Sequence[Span]) -> None:
+        """Run what is planned, and collect what it gives."""
         if self.fixed:
-            for span in plan.spans:
-                self._apart(Plan(spans=[span]))
+            for span in spans:
+                self._apart([span])
             return
         try:
-            done = self.runner.run(plan)
+            done = self.runner.run(spans)
         except Exception:  # whose fault it was is found by halves
-            if self.ledger.stateful and plan.rows and not self.desk.careful:
+            rows = [span.entry for span in spans if self.desk.writes(span.entry)]
+            if self.ledger.stateful and rows and not self.desk.careful:
                 # some states have moved, some not: all are computed anew, and then with care
-                self.desk.left = {}
-                for entry in plan.rows:
+                for entry in rows:
                     self.scheduler.preempt(entry)
                 self.desk.careful = True  # behind those, for an empty desk forgets it
                 return
-            self._apart(plan)
+            self._apart(spans)
             self.desk.careful = False
         else:
             self._collect(done, self.guesser)
 
-    def _apart(self, plan: Plan) -> None:
-        """Run a plan without guesses, in halves if it fails, until the culprits are alone."""
+    def _apart(self, spans: Sequence[Span]) -> None:
+        """Run spans without guesses, in halves if they fail, until the culprits are alone."""
+        for span in spans:
+            span.count -= span.guesses
+            span.guesses, span.entry.draft = 0, []
         try:
-            self.desk.left = {}
-            done = self.runner.run(plan, apart=True)
+            done = self.runner.run(spans)
         except Exception as error:
-            units: list[Entry | Span] = [*plan.rows, *plan.spans]
-            if len(units) == 1:
-                entry = units[0].entry if isinstance(units[0], Span) else units[0]
-                self.end([(entry, entry.failed("internal_error", _told(error)))], spoilt=True)
+            if len(spans) == 1:
+                entry = spans[0].entry
+                self.end([(entry, entry.failed("internal_error", told(error)))], spoilt=True)
                 return
-            half = len(units) // 2
-            for part in (units[:half], units[half:]):
-                rows = [one for one in part if isinstance(one, Entry) and one.row >= 0]
-                spans = [one for one in part if isinstance(one, Span) and one.entry.running]
-                if rows or spans:
-                    self._apart(Plan(rows, spans))
+            for part in (spans[: len(spans) // 2], spans[len(spans) // 2 :]):
+                if here := [span for span in part if span.entry.row >= 0]:
+                    self._apart(here)
         else:
-            for entry in plan.rows:
-                entry.draft = []
             self._collect(done, None)
 
     def _collect(self, done: Done, guesser: Guesser | None) -> None:
         """Choose ids, tell them, and let requests move on."""
-        rows, spans = done.plan.rows, done.plan.spans
-        before = [(len(entry.known), len(entry.draft), entry.computed) for entry in rows]
         ended: Ended = []
-        for entry, choices in self._choose(done):
-            self._take(entry, choices, ended)
-        over = {id(entry) for entry, _ in ended}
-        guess = None
+        choices = [] if done.logits is None else self._choose(done.logits, done.rows)
+        pairs = zip(done.rows, choices, strict=True)
+        for entry, group in groupby(pairs, key=lambda pair: pair[0].entry):
+            self._take(entry, [choice for _, choice in group], ended)
+        guess, spans = None, [span for view in done.views for span in view.spans]
         if guesser:
             with suppress(Exception):  # then there are no guesses
-                guess = guesser.follow(done, over)
-        kept = [n for n, one in enumerate(rows) if self._advance(one, *before[n][:2])]
-        for view in done.views:
-            view.commit(kept if view is self.desk and len(kept) < len(rows) else None)
-        for span in spans:
-            span.entry.computed += span.count
-        if done.routes:
-            self._route(done, [start for *_, start in before])
+                guess = guesser.follow(done)
+        self._advance(done)
         bad = [(entry, delta) for entry, delta in ended if delta.finish == "error"]
-        self._settle(spans, over, {id(entry) for entry, _ in bad})
         fine = [(entry, delta) for entry, delta in ended if delta.finish != "error"]
+        for entry, _ in bad:
+            self.ledger.disown(entry)
+        self._settle(spans, {id(entry) for entry, _ in ended}, {id(entry) for entry, _ in bad})
         for entry, _ in fine:
             self.ledger.publish(entry)
         self.end(fine)
-        for entry, _ in bad:
-            self.ledger.disown(entry)
         self.end(bad, spoilt=True)
-        for entry in rows:
-            self.ledger.shed(entry)
+        for span in spans:
+            self.ledger.shed(span.entry)
         if guesser and guess:
             with suppress(Exception):
                 guesser.guess(guess)
 
-    def _choose(self, done: Done) -> Iterable[tuple[Entry, list[Choice]]]:
+    def _choose(self, logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
         """Choose for all at once; if that fails, for each alone, to find whose fault it is."""
-        if done.logits is None:
-            return
         try:
-            choices = self.chooser.choose(done.logits, done.rows)
-        except Exception:
-            choices = []
-            for n in range(len(done.rows)):
-                try:
-                    choices += self.chooser.choose(done.logits[n : n + 1], done.rows[n : n + 1])
-                except Exception as error:
-                    choices.append(Choice(None, code="internal_error", problem=_told(error)))
-        pairs = zip(done.rows, choices, strict=True)
-        for _, group in groupby(pairs, key=lambda pair: id(pair[0].entry)):
-            mine = list(group)
-            yield mine[0][0].entry, [choice for _, choice in mine]
+            return self.chooser.choose(logits, rows)
+        except Exception as error:
+            if len(rows) == 1:
+                return [Choice(None, code="internal_error", problem=told(error))]
+        alone = [self._choose(logits[n : n + 1], rows[n : n + 1]) for n in range(len(rows))]
+        return [choice for choices in alone for choice in choices]
 
     def _take(self, entry: Entry, choices: list[Choice], ended: Ended) -> None:
         """Take in one id, and those behind it as long as the guesses were right."""
         draft, entry.draft = entry.draft, []
-        self.drafted += len(draft)
+        self.ledger.stats.drafted += len(draft)
         delta = Delta(entry.id, entry.choice)
         if entry.request.want.prompt and entry.written == 0:
             delta.prompt_logp = list(entry.prompt_logp)
@@ -144,19 +119,20 @@ class Loop:
             last = False
             try:
                 if choice.token is not None:
-                    kind = entry.thoughts.kind(choice.token)
-                    if n and kind != delta.kind:
-                        self.told.append(delta)
-                        delta = Delta(entry.id, entry.choice)
-                    if kind != entry.kind and entry.writer and (held := entry.writer.flush()):
-                        self.told.append(Delta(entry.id, entry.choice, text=held, kind=entry.kind))
+                    kind = entry.thoughts.advance(choice.token)
+                    if kind != entry.kind:
+                        if delta.token_ids:
+                            self.told.append(delta)
+                            delta = Delta(entry.id, entry.choice)
+                        if entry.writer and (held := entry.writer.flush()):
+                            more = Delta(entry.id, entry.choice, text=held, kind=entry.kind)
+                            self.told.append(more)
                     entry.kind = kind
-                    last = entry.accept(choice.token, choice.logp, choice.top, delta)
+                    last = entry.accept(choice.token, choice, delta)
             except Exception as error:
-                broken = "internal_error", str(error) or type(error).__name__
+                broken = "internal_error", told(error)
             if broken:
-                if delta.token_ids:
-                    self.told.append(delta)
+                self.told += [delta] if delta.token_ids else []
                 ended.append((entry, entry.failed(*broken)))
                 return
             if last:
@@ -164,71 +140,54 @@ class Loop:
                 return
             if n == len(draft) or draft[n] != choice.token:
                 break
-            self.accepted += 1
+            self.ledger.stats.accepted += 1
         self.told.append(delta)
 
-    def _advance(self, entry: Entry, known: int, guessed: int) -> bool:
-        """Count what a row has computed; false if its state is to stay as it was before.
+    def _advance(self, done: Done) -> None:
+        """Count what was computed, and note the experts of it, where they are wanted.
 
-        A state cannot go back by a few tokens: where a guess was wrong, the ids in between are read
-        again, with the next.
+        A state cannot go back by a few tokens: where a guess was wrong it stays as it was before,
+        and the ids in between are read again, with the next.
         """
-        right = len(entry.known) - known - 1  # guesses that came true
-        whole = not self.ledger.stateful or right == guessed
-        if whole:
-            entry.computed = known + right
-        return whole
-
-    def _route(self, done: Done, starts: list[int]) -> None:
-        """Note the experts of the tokens that are now computed, where they are wanted."""
-        blocks = [[(span.entry, span.start) for span in spans] for spans in done.blocks]
-        if done.plan.rows:
-            blocks.insert(0, list(zip(done.plan.rows, starts, strict=True)))
-        for rows, routes in zip(blocks, done.routes, strict=True):
-            for (entry, start), own in zip(rows, routes, strict=True):
-                if entry.request.want.routes:
-                    # all but its last id have now been read, whether or not the state moved on
-                    end = len(entry.known) - 1 - start
-                    entry.routes += own[len(entry.routes) - start : end].unbind()
-        for span in done.plan.spans:
-            for entry in span.twins:
-                entry.routes = list(span.entry.routes)
+        for view in done.views:
+            kept = []
+            for n, span in enumerate(view.spans):
+                entry, read = span.entry, len(span.entry.known) - 1
+                wrong = span.start + span.count - read if span.guesses else 0
+                if not (wrong and self.ledger.stateful):
+                    entry.computed = span.start + span.count - wrong
+                    kept.append(n)
+                if entry.request.want.routes and view.routes is not None:
+                    part = slice(len(entry.routes) - span.start, read - span.start)
+                    entry.routes += view.routes[n, part].unbind()
+                    for twin in span.twins:
+                        twin.routes = list(entry.routes)
+            view.commit(kept)
 
     def _settle(self, spans: Sequence[Span], over: set[int], bad: set[int]) -> None:
-        """Let others find what was read, and seat those that have read it all."""
-        joining: dict[int, tuple[list[Entry], list[Entry]]] = {}
+        """Let others find what was read, and let those write that have read it all."""
+        ready: list[Entry] = []
         for span in spans:
             entry = span.entry
+            if self.desk.writes(entry):
+                continue
             if id(entry) not in bad:
                 self.ledger.publish(entry)
             if span.last and not self.fixed:
-                seated = self.scheduler.seat(entry, [e for e in span.twins if id(e) not in over])
-                seated += [] if id(entry) in over else [entry]
-                entries, sources = joining.setdefault(entry.computed, ([], []))
-                entries += seated
-                sources += [entry] * len(seated)
-            self.ledger.shed(entry)
-        more = sum(len(entries) for entries, _ in joining.values())
-        if more:
-            self.desk.reserve(len(self.desk.entries) + more, max(joining) + 1)
-        for entries, sources in joining.values():
-            if entries:
-                self.scheduler.sit(entries, sources)
+                ready += [] if id(entry) in over else [entry]
+                ready += self.scheduler.follow(span, over)
+        if ready:
+            self.desk.write(ready)
 
     def end(self, ended: Ended, *, spoilt: bool = False) -> None:
         """Let requests go, and tell it."""
-        self.scheduler.vacate([entry for entry, _ in ended], spoilt=spoilt)
+        self.ledger.leave([entry for entry, _ in ended], spoilt=spoilt)
         for entry, delta in ended:
             if entry in self.scheduler.waiting:
                 self.scheduler.waiting.remove(entry)
-            if entry in (live := self.live.get(entry.id, [])):
-                live.remove(entry)
-            if not live:
-                self.live.pop(entry.id, None)
+            self.live[entry.id].remove(entry)
+            if not self.live[entry.id]:
+                del self.live[entry.id]
             if entry.request.want.routes:
                 delta.routes = entry.routed()
             self.told.append(delta)
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -7,7 +7,7 @@ needed.
 
 import hashlib
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,21 +17,13 @@ from etude.typing import Tensor
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A full page whose content is known.
+    """A full page whose content is known."""
 
-    Args:
-        key: digest of all tokens up to the page's end, and of the owner.
-        tokens: of the page; compared again on a hit.
-        page: where they are.
-        snapshot: slot with the recurrent state after the last of them, or -1.
-        routes: experts [layers, active] that each of them chose, where somebody wanted to know.
-    """
-
-    key: bytes
-    tokens: tuple[int, ...]
-    page: int
-    snapshot: int = -1
-    routes: list[Tensor] | None = None
+    key: bytes  # digest of all tokens up to the page's end, and of the owner
+    tokens: tuple[int, ...]  # of the page; compared again on a hit
+    page: int  # where they are
+    snapshot: int = -1  # slot with the recurrent state after the last of them, if there is one
+    routes: list[Tensor] | None = None  # experts [layers, active] of each, where somebody asked
 
 
 class Pages:
@@ -48,20 +40,19 @@ class Pages:
         self, count: int, size: int, *, reach: int | None = None, slots: Iterable[int] = ()
     ):
         self.count, self.size, self.reach = count, size, reach
-        self._free = list(range(count - 1, -1, -1))
         self._holds = [0] * count
         self._nodes: dict[bytes, Node] = {}
         self._by_page: dict[int, Node] = {}
-        # least recently used first; who holds a page holds all before it that are read, and lets
-        # the last go first, so a page never outlives the ones it follows
-        self._kept: OrderedDict[int, None] = OrderedDict()
+        # nobody's: unknown ones first, then the least recently used; who holds a page holds all
+        # before it that are read, and lets the last go first, so it never outlives those
+        self._idle = OrderedDict.fromkeys(range(count))
         self._slots = list(slots)
         self._states: OrderedDict[int, Node] = OrderedDict()  # by slot
 
     @property
     def available(self) -> int:
         """Pages that can be taken now."""
-        return len(self._free) + len(self._kept)
+        return len(self._idle)
 
     @property
     def held(self) -> int:
@@ -72,10 +63,6 @@ class Pages:
     def snapshots(self) -> int:
         """States that are kept."""
         return len(self._states)
-
-    def needed(self, tokens: int) -> int:
-        """Pages that hold so many tokens."""
-        return -(-tokens // self.size)
 
     def behind(self, tokens: int) -> int:
         """Pages at the start that nothing reads again once so many tokens, one at least, are there.
@@ -88,22 +75,17 @@ class Pages:
         """Take pages, the longest unused ones of other prompts if need be; None if too few."""
         if count > self.available:
             return None
-        taken = []
-        for _ in range(count):
-            if self._free:
-                page = self._free.pop()
-            else:
-                page, _ = self._kept.popitem(last=False)
-                self._drop(page)
+        taken = [self._idle.popitem(last=False)[0] for _ in range(count)]
+        self.disown(taken)
+        for page in taken:
             self._holds[page] = 1
-            taken.append(page)
         return taken
 
     def hold(self, pages: Sequence[int]) -> None:
         """Hold pages that are there already, beside whoever else does."""
         for page in pages:
             if self._holds[page] == 0:
-                del self._kept[page]
+                del self._idle[page]
             self._holds[page] += 1
 
     def release(self, pages: Sequence[int]) -> None:
@@ -117,10 +99,8 @@ class Pages:
                 raise EtudeError("page pool", f"page {page} let go twice", "a held page")
             self._holds[page] -= 1
             if self._holds[page] == 0:
-                if page in self._by_page:
-                    self._kept[page] = None
-                else:
-                    self._free.append(page)
+                self._idle[page] = None
+                self._idle.move_to_end(page, last=page in self._by_page)
 
     def find(self, key: bytes, tokens: tuple[int, ...]) -> Node | None:
         """The page with these tokens behind those that its key stands for."""
@@ -141,10 +121,14 @@ class Pages:
         return node
 
     def disown(self, pages: Sequence[int]) -> None:
-        """Forget the content of held pages: nobody finds them any more."""
+        """Forget the content of pages: nobody finds them any more."""
         for page in pages:
-            if page in self._by_page:
-                self._drop(page)
+            if (node := self._by_page.pop(page, None)) is not None:
+                del self._nodes[node.key]
+                if node.snapshot >= 0:
+                    del self._states[node.snapshot]
+                    self._slots.append(node.snapshot)
+                    node.snapshot = -1
 
     def node(self, page: int) -> Node | None:
         """The known content of a page."""
@@ -160,9 +144,11 @@ class Pages:
             self._states[node.snapshot] = node
         return node.snapshot
 
-    def used(self, node: Node) -> None:
-        """Note that the state of a node was read."""
-        self._states.move_to_end(node.snapshot)
+    def used(self, node: Node) -> int:
+        """The slot of a node's state, which is about to be read; -1 if it has none."""
+        if node.snapshot >= 0:
+            self._states.move_to_end(node.snapshot)
+        return node.snapshot
 
     def check(self, holders: Sequence[Sequence[int]]) -> None:
         """Compare the counts with what the live requests hold.
@@ -170,26 +156,15 @@ class Pages:
         Raises:
             EtudeError: a page is lost, or counted wrongly.
         """
-        counted = [0] * self.count
-        for pages in holders:
-            for page in pages:
-                counted[page] += 1
-        idle = {*self._free, *self._kept}
-        for page, (held, known) in enumerate(zip(counted, self._holds, strict=True)):
-            if held != known or (held == 0) != (page in idle):
+        counted = Counter(page for pages in holders for page in pages)
+        for page, known in enumerate(self._holds):
+            held = counted[page]
+            if held != known or (held == 0) != (page in self._idle):
                 found = f"page {page} counted {known} times, held {held} times"
                 raise EtudeError("page pool", found, "as often as it is held")
         slots = [*self._slots, *self._states]
-        if len(idle) != self.available or len(slots) != len(set(slots)):
-            raise EtudeError("page pool", "a page or slot that is free twice", "each once")
-
-    def _drop(self, page: int) -> None:
-        node = self._by_page.pop(page)
-        del self._nodes[node.key]
-        if node.snapshot >= 0:
-            del self._states[node.snapshot]
-            self._slots.append(node.snapshot)
-            node.snapshot = -1
+        if len(slots) != len(set(slots)):
+            raise EtudeError("page pool", "a snapshot that is free twice", "each once")
 
 
 def root(owner: str) -> bytes:

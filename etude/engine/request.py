@@ -1,15 +1,12 @@
 """What is asked of the engine and what comes back; a request is checked before anything runs."""
 
-import hashlib
-import math
-import operator
-from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, Literal
+from typing import Literal
 
-from etude.errors import EtudeError
+from etude.errors import EtudeError, number, shown, whole
+from etude.ops.sample import Sampling as Sampling
+from etude.ops.sample import ids_of
 from etude.typing import Tensor
 
 Priority = Literal["speech", "interactive", "batch"]
@@ -17,125 +14,9 @@ RANKS: dict[str, int] = {"speech": 0, "interactive": 1, "batch": 2}
 Kind = Literal["reasoning", "content"]
 Finish = Literal["stop", "length", "repetition", "cancelled", "deadline", "error"]
 LogpKind = Literal["raw", "tempered", "processed"]
+Top = list[tuple[int, float]]  # token id and log-probability, likeliest first
 
-MAX_STOPS, MAX_STOP_LETTERS, MAX_BIASES, MAX_CHOICES = 16, 256, 1024, 256
-COLD = 1e-5  # a lower temperature makes infinities of logits, and takes the likeliest token anyway
-MOST = 2**31 - 1  # more than any vocabulary has, and a tensor holds it
-
-
-def ids_of(found: Any, name: str = "prompt") -> tuple[int, ...]:
-    """Read token ids given as any kind of integers.
-
-    Raises:
-        EtudeError: `name` is not a sequence of integers.
-    """
-    try:
-        return tuple(map(operator.index, found))
-    except TypeError as error:
-        raise EtudeError(name, _shown(found), "token ids") from error
-
-
-def signed(seed: int) -> int:
-    """Bring an integer of any size into 64 signed bits."""
-    return (seed + 2**63) % 2**64 - 2**63
-
-
-def mixed(seed: int, *more: int) -> int:
-    """A seed of its own for each other row of integers, in 64 signed bits."""
-    text = array("q", [seed, *more]).tobytes()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
-
-
-def _shown(value: Any) -> str:
-    """A value in few letters, for an error."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write out integers of more than 4300 digits
-        text = "a huge number"
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _whole(name: str, value: Any, least: float) -> int:
-    try:
-        found = operator.index(value)
-    except TypeError as error:
-        raise EtudeError(name, _shown(value), "a whole number") from error
-    if found < least:
-        raise EtudeError(name, _shown(found), f"at least {least}")
-    return found
-
-
-def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
-    try:
-        found = float(value) if isinstance(value, Real) else math.nan
-    except OverflowError:  # an integer or a fraction beyond all floats
-        found = math.inf
-    # infinity is no bound that a request may ask for, and NaN compares false
-    if not (math.isfinite(found) and low <= found <= high) or (open_low and found == low):
-        known = "at least 0" if high == math.inf else f"from {low} to {high}"
-        more = f", {low} apart" if open_low else ""
-        raise EtudeError(name, _shown(value), f"a finite number {known}{more}")
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen: bias, penalties, temperature, top-k, top-p, min-p, draw.
-
-    Args:
-        temperature: 0, or less than 1e-5, takes the likeliest token, the lowest id among equals.
-        top_k: keep this many of the likeliest tokens; 0 or -1 keeps all.
-        top_p: keep the smallest set of likeliest tokens with this probability.
-        min_p: keep tokens of at least this share of the likeliest one's probability.
-        presence, frequency: penalties on generated ids, once and per occurrence.
-        repetition: divides positive and multiplies negative logits of ids of prompt and answer.
-        bias: added to the logits of these ids.
-        seed: with the number of the answer and the position of a token, all that its draw depends
-            on; the first answer is the same whatever `n`.
-        n: answers; the prompt is read once for all of them.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    presence: float = 0.0
-    frequency: float = 0.0
-    repetition: float = 1.0
-    bias: Mapping[int, float] = field(default_factory=dict)
-    seed: int = 0
-    n: int = 1
-
-    def __post_init__(self) -> None:
-        if len(self.bias) > MAX_BIASES:
-            raise EtudeError("bias", f"{len(self.bias)} ids", f"at most {MAX_BIASES}")
-        heat = _number("temperature", self.temperature, 0, math.inf)
-        bias = [_number("bias", value, -100, 100) for value in self.bias.values()]
-        # plain numbers: a fraction or a huge integer has no place in a tensor beside other requests
-        for name, value in {
-            "temperature": heat if heat >= COLD else 0.0,
-            "top_k": min(_whole("top_k", self.top_k, -1), MOST),
-            "top_p": _number("top_p", self.top_p, 0, 1, open_low=True),
-            "min_p": _number("min_p", self.min_p, 0, 1),
-            "presence": _number("presence", self.presence, -2, 2),
-            "frequency": _number("frequency", self.frequency, -2, 2),
-            "repetition": _number("repetition", self.repetition, 0, 2, open_low=True),
-            "bias": dict(zip(ids_of(self.bias, "bias"), bias, strict=True)),
-            "seed": signed(_whole("seed", self.seed, -math.inf)),
-            "n": _whole("n", self.n, 1),
-        }.items():
-            object.__setattr__(self, name, value)
-        if self.n > MAX_CHOICES:
-            raise EtudeError("n", _shown(self.n), f"at most {MAX_CHOICES}")
-
-    @property
-    def adjusts(self) -> bool:
-        """Whether logits change before the temperature divides them."""
-        return bool(self.bias or self.presence or self.frequency or self.repetition != 1)
-
-    def key(self, choice: int) -> int:
-        """What stands for the seed in the draws of one of the answers."""
-        return mixed(self.seed, choice) if choice else self.seed
+MAX_STOPS, MAX_STOP_LETTERS = 16, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +35,8 @@ class Repetition:
     probability: float
 
     def __post_init__(self) -> None:
-        _whole("repetition: tokens", self.tokens, 1)
-        _number("repetition: probability", self.probability, 0, 1, open_low=True)
+        whole("repetition: tokens", self.tokens, 1)
+        number("repetition: probability", self.probability, 0, 1, open_low=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +57,13 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
-            _whole("max_tokens", self.max_tokens, 1)
-        _whole("min_tokens", self.min_tokens, 0)
+            whole("max_tokens", self.max_tokens, 1)
+        whole("min_tokens", self.min_tokens, 0)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             expected = f"at most max_tokens, {self.max_tokens}"
             raise EtudeError("min_tokens", str(self.min_tokens), expected)
         if self.seconds is not None:
-            _number("seconds", self.seconds, 0, math.inf)
+            number("seconds", self.seconds, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +121,7 @@ class Thinking:
         if not self.close:
             raise EtudeError("thinking", "no closing ids", "the marker that ends reasoning")
         if self.budget not in (None, "auto"):
-            _whole("thinking budget", self.budget, 0)
+            whole("thinking budget", self.budget, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +147,7 @@ class Want:
     routes: bool = False
 
     def __post_init__(self) -> None:
-        _whole("top", self.top, 0)
+        whole("top", self.top, 0)
 
     @property
     def ranked(self) -> LogpKind:
@@ -288,7 +169,7 @@ class GenRequest:
     """
 
     prompt: Sequence[int]
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     limits: Limits = Limits()
     stops: Stops = Stops()
     thinking: Thinking | None = None
@@ -306,11 +187,27 @@ class GenRequest:
             expected = "log-probabilities, which it counts"
             raise EtudeError("repetition", "wanted without logp", expected, "set Want(logp=...)")
         if not isinstance(self.owner, str):
-            raise EtudeError("owner", _shown(self.owner), "a string")
+            raise EtudeError("owner", shown(self.owner), "a string")
 
 
-# token id and log-probability, likeliest first
-Top = list[tuple[int, float]]
+def misfit(
+    ids: Sequence[int], vocab: int, longest: int, bound: str = "the model's length"
+) -> tuple[str, str, str] | None:
+    """What is wrong with a whole prompt: a code, what was found and expected; None if nothing is.
+
+    Args:
+        ids: the prompt.
+        vocab: ids that there are.
+        longest: tokens that prompt and answer can have, by `bound`.
+    """
+    if not len(ids):
+        return "invalid_request", "is empty", "one token at least"
+    if min(ids) < 0 or max(ids) >= vocab:
+        return "invalid_request", f"has ids {min(ids)} to {max(ids)}", f"0 to {vocab - 1}"
+    if len(ids) >= longest:
+        found, expected = f"has {len(ids)} tokens", f"fewer than {bound}, {longest}"
+        return "context_length_exceeded", found, expected
+    return None
 
 
 @dataclass(slots=True)
@@ -321,51 +218,53 @@ class Failure:
     message: str
 
 
+@dataclass(slots=True, kw_only=True)
+class Told:
+    """What is told of an answer beside its ids.
+
+    Args:
+        text: complete characters that became certain; empty without a tokenizer.
+        logp: of each token, where wanted.
+        top: of each token, where wanted.
+        prompt_logp: of the prompt's ids from the second on, where wanted.
+        routes: int16 [tokens, layers, active] of prompt and answer but for its last id, at the end,
+            where wanted.
+        finish: set at the end.
+        failure: set when that is `error`.
+    """
+
+    text: str = ""
+    logp: list[float] = field(default_factory=list)
+    top: list[Top] = field(default_factory=list)
+    prompt_logp: list[float] | None = None
+    routes: Tensor | None = None
+    finish: Finish | None = None
+    failure: Failure | None = None
+
+
 @dataclass(slots=True)
-class Delta:
+class Delta(Told):
     """What one step adds to one answer.
 
     Args:
         id: of the request.
         choice: which of its answers.
         token_ids: new ids, the one that stopped it included.
-        text: complete characters that became certain; empty without a tokenizer.
         kind: of tokens and text.
-        logp: of each token, where wanted.
-        top: of each token, where wanted.
-        prompt_logp: of the prompt's ids from the second on, in the first delta, where wanted.
-        routes: int16 [tokens, layers, active] of prompt and answer but for its last id, in the last
-            delta, where wanted.
-        finish: set in the last delta of an answer.
-        failure: set when that is `error`.
     """
 
     id: str
     choice: int = 0
     token_ids: list[int] = field(default_factory=list)
-    text: str = ""
     kind: Kind = "content"
-    logp: list[float] = field(default_factory=list)
-    top: list[Top] = field(default_factory=list)
-    prompt_logp: list[float] | None = None
-    routes: Tensor | None = None
-    finish: Finish | None = None
-    failure: Failure | None = None
 
 
 @dataclass(slots=True)
-class Answer:
-    """All deltas of an answer in one."""
+class Answer(Told):
+    """All deltas of an answer in one; the text of its reasoning stands apart."""
 
     tokens: list[int] = field(default_factory=list)
-    text: str = ""
     reasoning: str = ""
-    logp: list[float] = field(default_factory=list)
-    top: list[Top] = field(default_factory=list)
-    prompt_logp: list[float] | None = None
-    routes: Tensor | None = None
-    finish: Finish | None = None
-    failure: Failure | None = None
 
     def add(self, delta: Delta) -> None:
         """Take in one more delta."""

@@ -1,247 +1,198 @@
 """One pass of the model over the tokens of many requests."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from etude.engine.choose import Row
 from etude.engine.desk import Desk
-from etude.engine.entry import Entry
-from etude.engine.store import Reading, Store, View
-from etude.nn.context import Context, Group
+from etude.engine.entry import Entry, Span
+from etude.nn.context import Context
 from etude.nn.decoder import Decoder
+from etude.nn.flat import flat, joint, split
+from etude.ops.attention import cache_mask
 from etude.ops.sample import tempered
-from etude.typing import Int, Tensor
+from etude.typing import Tensor
 
 SCORED = 2**24  # logits of a prompt that are made at once, where they are wanted: 64 MB
 
 
-@dataclass(slots=True)
-class Span:
-    """Tokens that one request reads in a pass.
+class View:
+    """Requests that a pass works on side by side, and their memory as mixers see it.
 
-    Args:
-        entry: who.
-        start: tokens that it has read before.
-        count: tokens that it reads.
-        last: whether its next id can be chosen then, and those of its twins.
-        twins: requests with the same prompt, which go on from what this one reads.
+    Attributes:
+        spans: one per row; the narrower ones are padded on the right.
+        ctx: what the pass tells its modules about these rows; its `index` is whole, [B, T].
+        raw: what the trunk gave for them, [B, T, D].
+        routes: experts [B, T, layers, active] that each token chose, if somebody asks.
     """
 
-    entry: Entry
-    start: int
-    count: int
-    last: bool
-    twins: list[Entry] = field(default_factory=list)
+    raw: Tensor
+    routes: Tensor | None = None
 
-    @property
-    def ends(self) -> list[Entry]:
-        """Whose next id is chosen after this."""
-        return [self.entry, *self.twins] if self.last else []
+    def __init__(self, desk: Desk, spans: Sequence[Span]):
+        self.desk, self.spans = desk, spans
+        held, counts = [span.start for span in spans], [span.count for span in spans]
+        self.rows = [span.entry.row for span in spans]
+        self.start, self.width = max(held), max(counts)
+        self.end, self._even = self.start + self.width, self.start == min(held)
+        # states as this pass leaves them: kept apart until it has succeeded
+        self._left: dict[tuple[int, str], Tensor] = {}
+        # those of all that write are moved in place
+        self._lent = not desk.careful and [span.entry for span in spans] == desk.entries
+        desk.reserve(0, self.end)
+        first, device, mask, valid = self.rows[0], desk.store.device, None, None
+        self._at: slice | Tensor = slice(first, first + len(spans))  # rows side by side stay there
+        if self.rows != list(range(first, first + len(spans))):
+            self._at = torch.tensor(self.rows, device=device)
+        turns, steps = desk.store.turns(self.end), torch.arange(self.width, device=device)
+        if self._even:
+            index = (steps + self.start).expand(len(spans), -1)
+            part = slice(self.start, self.end)
+            tables = {key: (cos[None, part], sin[None, part]) for key, (cos, sin) in turns.items()}
+        else:
+            index = torch.tensor(held, device=device).unsqueeze(1) + steps
+            tables = {key: (cos[index], sin[index]) for key, (cos, sin) in turns.items()}
+            mask = cache_mask(index, self.end)
+            self._row = torch.tensor(self.rows, device=device).unsqueeze(1)
+        if min(counts) < self.width:
+            valid = steps < torch.tensor(counts, device=device).unsqueeze(1)
+        # one token reads all there is; more are the last of the places, without a mask
+        causal = self._even and (self.width > 1 or self.start == 0)
+        self.ctx = Context(tables, index, mask, causal=causal, cache=self, valid=valid)
 
+    def packed(self, module: Any) -> tuple[Any, ...]:
+        """Return a module's weights as it reads them, laid out once."""
+        return self.desk.store.packed(module, len(self.rows) * self.width)
 
-@dataclass(slots=True)
-class Plan:
-    """Work of one step: all rows of the desk, and spans of those that read."""
+    def extend(self, layer: int, **new: Tensor) -> tuple[Tensor, ...]:
+        """Store the new values [B, T, ...] of a layer; return all that its queries may need."""
+        found = []
+        for name, value in new.items():
+            stored = self.desk.paged[layer, name]
+            if self._even:
+                stored[self._at, self.start : self.end] = value
+            else:
+                stored[self._row, self.ctx.index] = value
+            first = self._even and self.start == 0
+            found.append(value if first else stored[self._at, : self.end])
+        return tuple(found)
 
-    rows: list[Entry] = field(default_factory=list)
-    spans: list[Span] = field(default_factory=list)
+    def state(self, layer: int, name: str) -> Tensor:
+        """Return a state [B, ...] of a layer as the tokens so far have left it."""
+        state = self.desk.states[layer, name][self._at]
+        return state if self._lent or isinstance(self._at, Tensor) else state.clone()
+
+    def put(self, layer: int, **new: Tensor) -> None:
+        """Keep the states [B, ...] that this pass leaves; `commit` makes them so."""
+        for name, value in new.items():
+            self._left[layer, name] = value
+
+    def commit(self, kept: Sequence[int]) -> None:
+        """Make the states that the pass has left those of some of its rows."""
+        for key, value in self._left.items():
+            state = self.desk.states[key]
+            if len(kept) < len(self.rows):
+                state[[self.rows[n] for n in kept]] = value[kept]
+            elif value.data_ptr() != state[self._at].data_ptr():  # else it was moved in place
+                state[self._at] = value
 
 
 @dataclass(slots=True)
 class Done:
-    """A pass that has run.
+    """A pass that has run: its blocks, the places for which ids are chosen, logits [R, V] there."""
 
-    Attributes:
-        plan: what ran.
-        blocks: its spans, those together that ran as rows of one block.
-        views: memory of each block; the desk first, if it took part.
-        raw: what the trunk gave for each, [B, T, D].
-        routes: experts [B, T, layers, active] that the tokens of each chose; none if nobody asks.
-        rows: the places for which an id is chosen.
-        logits: [R, V] of each of them.
-    """
-
-    plan: Plan
-    blocks: list[list[Span]]
-    views: list[Desk | Reading]
-    raw: list[Tensor]
-    routes: list[Tensor]
+    views: list[View]
     rows: list[Row] = field(default_factory=list)
     logits: Tensor | None = None
 
 
 class Runner:
-    """Runs the model for the engine.
+    """Runs the model for the engine, in the memory of the desk."""
 
-    Args:
-        model: the decoder.
-        store: pages, slots and laid-out weights.
-        desk: rows of those that write.
-        guesses: there may be guesses to check; without, a row has one new id.
-    """
+    def __init__(self, model: Decoder, desk: Desk):
+        self.model, self.desk = model, desk
 
-    def __init__(self, model: Decoder, store: Store, desk: Desk, *, guesses: bool):
-        self.model, self.store, self.desk, self.guesses = model, store, desk, guesses
-
-    def run(self, plan: Plan, *, apart: bool = False) -> Done:
-        """Pass the tokens of a plan through the trunk, and choose where logits are needed.
-
-        Args:
-            plan: what to run.
-            apart: `plan.rows` are some rows of the desk only, and guesses are left out.
-        """
-        blocks: dict[tuple[int, int], list[Span]] = {}
-        for span in plan.spans:
-            blocks.setdefault((span.start, span.count), []).append(span)
-        views: list[Desk | Reading] = []
-        ids: list[Tensor] = []
-        if plan.rows:
-            ids.append(self._write(plan.rows, apart=apart))
-            views.append(self.desk)
-        for (start, count), spans in blocks.items():
-            entries = [span.entry for span in spans]
-            views.append(Reading(self.store, entries, start, count))
-            ids.append(self.ids([entry.known[start : start + count] for entry in entries]))
-        ctx = _joint(views)
-        work = [*plan.rows, *(span.entry for span in plan.spans)]
-        ctx.routes = [] if any(entry.request.want.routes for entry in work) else None
-        x = _flat([self.embed(new, view.ctx.index) for new, view in zip(ids, views, strict=True)])
-        raw = _split(self.model.trunk(x, ctx), views)
-        routes: list[Tensor] = []
+    def run(self, spans: Sequence[Span]) -> Done:
+        """Pass tokens through the trunk, and choose where logits are needed."""
+        alike: dict[tuple[int, int], list[Span]] = {}
+        for span in spans:  # those that write stand side by side; of those that read, even ones
+            key = (-1, 0) if self.desk.writes(span.entry) else (span.start, span.count)
+            alike.setdefault(key, []).append(span)
+        views = [View(self.desk, rows) for rows in alike.values()]
+        contexts = [view.ctx for view in views]
+        ctx = joint(contexts)
+        ctx.routes = [] if any(span.entry.request.want.routes for span in spans) else None
+        x = flat([self.embed([_new(span) for span in view.spans], view) for view in views])
+        for view, raw in zip(views, split(self.model.trunk(x, ctx), contexts), strict=True):
+            view.raw = raw
         if ctx.routes:
             chosen = torch.stack([route.chosen for route in ctx.routes], dim=2)
-            routes, ctx.routes = _split(chosen.to("cpu", torch.int16), views), None
-        done = Done(plan, list(blocks.values()), views, raw, routes)
-        self._choices(done, apart=apart)
+            parts, ctx.routes = split(chosen.to("cpu", torch.int16), contexts), None
+            for view, routes in zip(views, parts, strict=True):
+                view.routes = routes
+        done = Done(views)
+        self._choices(done)
         return done
 
-    def ids(self, rows: Sequence[Sequence[int]], width: int = 0) -> Int[Tensor, "B T"]:
-        """Ids as the model takes them, of `width` at least; rows are filled up on the right."""
-        width = max(width, *map(len, rows))
-        padded = [[*row, *[0] * (width - len(row))] for row in rows]
-        return torch.tensor(padded, device=self.store.device)
+    def embed(self, rows: Sequence[Sequence[int]], view: View, *, shift: int = 0) -> Tensor:
+        """Embed ids at the places of a view, or `shift` behind them: [B, T, D].
 
-    def embed(self, ids: Int[Tensor, "B T"], index: Int[Tensor, "#B T"]) -> Tensor:
-        """Embed ids at their places; padding may stand behind the last place there is."""
-        x = self.model.embed(ids)
+        Rows are filled up on the right; padding may stand behind the last place there is.
+        """
+        padded = [[*row, *[0] * (view.width - len(row))] for row in rows]
+        x = self.model.embed(torch.tensor(padded, device=self.desk.store.device))
         if self.model.positions is not None:
-            x = x + self.model.positions(index.clamp_max(self.model.arch.max_length - 1))
+            last = self.model.arch.max_length - 1
+            x = x + self.model.positions((view.ctx.index + shift).clamp_max(last))
         return x
 
-    def ahead(self, done: Done, following: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Pass what the trunk gave, and the id after each, through the block that speculates.
-
-        Returns:
-            Per block of the pass, the normed hidden state [B, T, D] and what is carried on.
-        """
-        mtp, views = self.model.mtp, done.views
-        if mtp is None:
-            return []
-        hidden = [self.model.norm(x) if mtp.arch.start == "normed" else x for x in done.raw]
-        embedded = [
-            self.embed(ids, view.ctx.index + 1) for ids, view in zip(following, views, strict=True)
-        ]
-        ctx = _joint(views)
-        ctx.layer = len(self.model.layers)
-        normed, carried = mtp(_flat(hidden), _flat(embedded), ctx)
-        return list(zip(_split(normed, views), _split(carried, views), strict=True))
-
-    def _write(self, entries: Sequence[Entry], *, apart: bool) -> Tensor:
-        """Set the desk up for the ids that its requests know and guess; return them."""
-        held = [entry.computed for entry in entries]
-        if not apart and not (self.guesses and any(e.draft or e.left > 1 for e in entries)):
-            self.desk.begin(held, 1)
-            return self.ids([entry.known[-1:] for entry in entries])
-        new = [entry.known[entry.computed :] + ([] if apart else entry.draft) for entry in entries]
-        counts = [len(row) for row in new]
-        rows = [entry.row for entry in entries] if apart else None
-        self.desk.begin(held, max(counts), counts, rows=rows)
-        return self.ids(new)
-
-    def _choices(self, done: Done, *, apart: bool) -> None:
+    def _choices(self, done: Done) -> None:
         """Take the places for which an id is chosen, and give them logits."""
-        plan, picked = done.plan, list[Tensor]()
-        if plan.rows and self.desk.width == 1:
-            done.rows = [Row(entry, (), entry.thoughts.next) for entry in plan.rows]
-            picked.append(done.raw[0][:, 0])
-        elif plan.rows:
+        picked: list[Tensor] = []
+        for view in done.views:
             at: tuple[list[int], list[int]] = [], []
-            for n, entry in enumerate(plan.rows):
-                mine = _places(entry, apart=apart)
-                at[0].extend([n] * len(mine))
-                at[1].extend(range(entry.left - 1, entry.left - 1 + len(mine)))
-                done.rows += mine
-            picked.append(done.raw[0][at])
-        for spans, hidden in zip(done.blocks, done.raw[bool(plan.rows) :], strict=True):
-            ready = [n for n, span in enumerate(spans) for _ in span.ends]
-            if ready:
-                ends = [entry for span in spans for entry in span.ends]
-                done.rows += [Row(entry, (), entry.thoughts.next) for entry in ends]
-                picked.append(hidden[ready, -1])
-            self._score(spans, hidden)
+            for n, span in enumerate(view.spans):
+                for entry in span.ends:
+                    places = _places(entry)
+                    at[0].extend([n] * len(places))
+                    at[1].extend(range(span.count - len(places), span.count))
+                    done.rows += places
+            if at[0]:
+                picked.append(view.raw[at])
+            self._score(view)
         if picked:
             done.logits = self.model.logits(self.model.norm(torch.cat(picked)))
 
-    def _score(self, spans: list[Span], hidden: Tensor) -> None:
+    def _score(self, view: View) -> None:
         """Note the log-probabilities of prompts, where they are wanted."""
         size = max(1, SCORED // self.model.arch.vocab)
-        for n, span in enumerate(spans):
+        for n, span in enumerate(view.spans):
             entry, start = span.entry, span.start
-            if not entry.request.want.prompt:
+            if not entry.request.want.prompt or start >= entry.prompt:
                 continue
             del entry.prompt_logp[start:]
             targets = entry.known[start + 1 : min(start + span.count + 1, entry.prompt)]
             for at in range(0, len(targets), size):
-                part = torch.tensor(targets[at : at + size], device=self.store.device)
-                logits = self.model.logits(self.model.norm(hidden[n, at : at + len(part)]))
+                part = torch.tensor(targets[at : at + size], device=view.raw.device)
+                logits = self.model.logits(self.model.norm(view.raw[n, at : at + len(part)]))
                 logp = tempered(logits, 0.0).gather(1, part.unsqueeze(1))
                 entry.prompt_logp += logp.squeeze(1).tolist()
 
 
-def _places(entry: Entry, *, apart: bool) -> list[Row]:
+def _new(span: Span) -> list[int]:
+    """Ids that are computed, guesses included."""
+    entry = span.entry
+    return entry.known[span.start : span.start + span.count] + entry.draft
+
+
+def _places(entry: Entry) -> list[Row]:
     """The next place of a request, and one after each of its guesses."""
-    draft, thoughts = [] if apart else entry.draft, entry.thoughts.copy()
-    rows = [Row(entry, (), thoughts.next)]
-    for n, token in enumerate(draft):
+    rows, thoughts = [Row(entry, (), entry.thoughts.next)], copy(entry.thoughts)
+    for n, token in enumerate(entry.draft):
         thoughts.advance(token)
-        rows.append(Row(entry, draft[: n + 1], thoughts.next))
+        rows.append(Row(entry, entry.draft[: n + 1], thoughts.next))
     return rows
-
-
-def _joint(views: Sequence[Desk | Reading]) -> Context:
-    """What a pass over the tokens of all blocks, flat unless there is one, tells the modules."""
-    if len(views) == 1:
-        return views[0].ctx
-    groups, start = [], 0
-    turns = {}
-    for key in views[0].ctx.tables:
-        pairs = [[_full(view, view.ctx.tables[key][n]) for view in views] for n in (0, 1)]
-        turns[key] = (_flat(pairs[0]), _flat(pairs[1]))
-    for view in views:
-        count = view.rows * view.width
-        at = torch.arange(start, start + count, device=view.ctx.index.device)
-        groups.append(Group(at.view(view.rows, view.width), view.ctx))
-        start += count
-    index = _flat([_full(view, view.ctx.index) for view in views])
-    return Context(turns, index, causal=False, cache=views[0], groups=groups)
-
-
-def _full(view: View, part: Tensor) -> Tensor:
-    return part.expand(view.rows, *part.shape[1:])
-
-
-def _flat(parts: Sequence[Tensor]) -> Tensor:
-    """Tokens [B, T, ...] of all blocks as one row; a single block stays as it is."""
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat([part.flatten(0, 1) for part in parts]).unsqueeze(0)
-
-
-def _split(x: Tensor, views: Sequence[View]) -> list[Tensor]:
-    """The tokens of each block, [B, T, ...]."""
-    if len(views) == 1:
-        return [x]
-    parts = x[0].split([view.rows * view.width for view in views])
-    return [p.unflatten(0, (view.rows, view.width)) for p, view in zip(parts, views, strict=True)]

@@ -6,12 +6,9 @@ tokens that are known and not computed get a share of the step.
 
 from bisect import insort
 
-from etude.engine.desk import Desk
-from etude.engine.entry import Entry
+from etude.engine.entry import Entry, Span
 from etude.engine.ledger import Ledger
 from etude.engine.request import RANKS
-from etude.engine.runner import Plan, Span
-from etude.engine.settings import Settings
 
 TRIED = 16  # waiting requests that are looked at in a step once one does not fit
 OPEN = 8  # one of so many tokens of a step is kept for open prompts, if they have something to read
@@ -29,37 +26,28 @@ class Scheduler:
       the longest untouched first; for a whole prompt that has waited for `starvation_s` even one
       that still grows. What it had read is found again while the room is not needed.
 
-    Args:
-        ledger: what requests hold.
-        desk: rows of those that write.
-        settings: bounds.
-
     Attributes:
         waiting: those that hold nothing, in the order in which they will be let in.
-        reading: those whose ids are not yet all computed.
-        preempted: how often one had to give way.
     """
 
-    def __init__(self, ledger: Ledger, desk: Desk, settings: Settings):
-        self.ledger, self.desk, self.settings = ledger, desk, settings
+    def __init__(self, ledger: Ledger):
+        self.ledger, self.desk, self.settings = ledger, ledger.desk, ledger.settings
         self.waiting: list[Entry] = []
-        self.reading: list[Entry] = []
-        self.preempted = 0
-        self._plan = Plan()
-        self._fed = settings.clock()
+        self._spans: list[Span] = []
+        self._fed = self.settings.clock()
 
     @property
     def places(self) -> int:
         """Requests that may still be let in."""
-        return self.settings.max_running - len(self.reading) - len(self.desk.entries)
+        return self.settings.max_running - len(self.desk.readers) - len(self.desk.entries)
 
     def add(self, entry: Entry) -> None:
         """Let a request wait for its turn."""
         insort(self.waiting, entry, key=lambda one: one.rank)
 
-    def plan(self) -> Plan:
-        """Share out one step."""
-        self._plan, now = Plan(), self.settings.clock()
+    def plan(self) -> list[Span]:
+        """Share out one step; who writes comes first, in the order of rows."""
+        self._spans, now = [], self.settings.clock()
         left = budget = self.settings.token_budget
         for entry in self.desk.entries:
             if entry.row >= 0:  # an earlier one may have taken its place
@@ -68,31 +56,33 @@ class Scheduler:
                 self._room(entry, tokens)
         # guesses never keep a prompt from being read
         left = max(left, budget // 4)
-        for entry in [one for one in self.reading if self._idle(one, now)]:
+        for entry in [one for one in self.desk.readers if self._idle(one, now)]:
             self.preempt(entry, parked=True)
-        growing = any(not entry.sealed and not self.rests(entry) for entry in self.reading)
+        growing = any(not one.sealed and not self.rests(one) for one in self.desk.readers)
         kept = max(1, budget // OPEN) if growing else 0
-        for entry in list(self.reading):
+        for entry in list(self.desk.readers):
             if entry.sealed:
                 left -= self._share(entry, left - kept)
         if self.waiting:
             left = self._admit(left - kept, now) + kept
-        for entry in list(self.reading):
+        for entry in list(self.desk.readers):
             if not entry.sealed and (count := self._share(entry, left)):
                 left -= count
-                self.reading.remove(entry)
-                self.reading.append(entry)
+                self.desk.readers.remove(entry)
+                self.desk.readers.append(entry)
         self._join()
-        self._plan.rows = self.desk.entries  # less those that gave way to one that reads
-        return self._plan
+        # some may have given way to one that reads
+        drafts = [(entry, entry.left + len(entry.draft)) for entry in self.desk.entries]
+        rows = [Span(one, one.computed, count, len(one.draft)) for one, count in drafts]
+        return [*rows, *self._spans]
 
     def _share(self, entry: Entry, left: int) -> int:
         """Give a reading request its tokens of this step; return how many."""
-        count = self._count(entry, left) if entry.running else 0
+        count = self._count(entry, left) if entry.row >= 0 else 0
         if count <= 0 or not self._room(entry, entry.computed + count):
             return 0
         last = entry.sealed and entry.computed + count == len(entry.known)
-        self._plan.spans.append(Span(entry, entry.computed, count, last))
+        self._spans.append(Span(entry, entry.computed, count, last=last))
         return count
 
     def _count(self, entry: Entry, left: int) -> int:
@@ -111,7 +101,7 @@ class Scheduler:
 
     def _join(self) -> None:
         """Those who wait with a prompt that is read to its end in this step go on from there."""
-        spans = [span for span in self._plan.spans if span.last and span.entry.leads]
+        spans = [span for span in self._spans if span.last and span.entry.leads]
         found, places = {span.entry.alike: span for span in spans}, self.places
         for entry in self.waiting if found else ():
             if places > 0 and entry.leads and (span := found.get(entry.alike)):
@@ -126,7 +116,7 @@ class Scheduler:
                 entry.draft = []
                 continue
             # the youngest request of the lowest priority
-            victim = max((*self.reading, *self.desk.entries), key=lambda one: one.rank)
+            victim = max(self.desk.seated, key=lambda one: one.rank)
             self.preempt(victim)
             if victim is entry:
                 return False
@@ -137,46 +127,27 @@ class Scheduler:
 
         A parked one is an open prompt that waits until it grows or ends.
         """
-        self.preempted += not parked
-        self._plan.spans = [span for span in self._plan.spans if span.entry is not entry]
-        self.vacate([entry])
+        self.ledger.stats.preempted += not parked
+        self._spans = [span for span in self._spans if span.entry is not entry]
+        self.ledger.leave([entry])
         entry.parked = parked
         self.add(entry)
 
-    def vacate(self, entries: list[Entry], *, spoilt: bool = False) -> None:
-        """Let requests go from the desk, and all that they hold with them."""
-        self.desk.leave([entry for entry in entries if entry.row >= 0], spoilt=spoilt)
-        gone = {id(entry) for entry in entries}
-        if any(entry.running for entry in entries):
-            self.reading = [entry for entry in self.reading if id(entry) not in gone]
-        for entry in entries:
-            self.ledger.leave(entry)
-            entry.draft, entry.running = [], False
-
-    def seat(self, leader: Entry, twins: list[Entry]) -> list[Entry]:
-        """Let twins go on from what their leader has read; return those for whom there is room."""
-        seated = [entry for entry in twins if self.ledger.share(leader, entry)]
-        for entry in seated:
-            self.waiting.remove(entry)
-            entry.running = True
-        return seated
-
-    def sit(self, entries: list[Entry], sources: list[Entry]) -> None:
-        """Give requests that have read equally many tokens their rows."""
-        self.desk.join(entries, sources)
-        seated = {id(entry) for entry in entries}
-        self.reading = [entry for entry in self.reading if id(entry) not in seated]
-        for entry in entries:
-            self.ledger.stand(entry)
-
-    # Letting in -----------------------------------------------------------------------------------
+    def follow(self, span: Span, over: set[int]) -> list[Entry]:
+        """Let twins go on from what was read, but for those that are `over`; return who can."""
+        fit = [one for one in span.twins if id(one) not in over]
+        fit = [one for one in fit if self.ledger.share(span.entry, one)]
+        self.waiting = [entry for entry in self.waiting if entry not in fit]
+        return fit
 
     def _admit(self, left: int, now: float) -> int:
         """Let in who fits; return the tokens that are left."""
         order, promised, tired = self._order(now), 0, self.settings.max_skips
-        read = {entry.alike for entry in self.reading if entry.leads}
+        read = {entry.alike for entry in self.desk.readers if entry.leads}
         passed: list[Entry] = []
         entered: set[int] = set()
+        # rows for all at once: each later growth would copy those that are there
+        self.desk.reserve(len(self.desk.seated) + min(self.places, len(order)), 0)
         for entry in order:
             if entry.parked:
                 continue
@@ -215,13 +186,11 @@ class Scheduler:
         while not self.ledger.enter(entry, spare=int(self.places < self.settings.max_running)):
             if not self._evict(entered, late=late):
                 return False
-        entry.running = True
-        self.reading.append(entry)
         return True
 
     def _evict(self, entered: set[int], *, late: bool) -> bool:
         """Take the place and pages of an open prompt that rests, or for a late request of any."""
-        found = [one for one in self.reading if not one.sealed and id(one) not in entered]
+        found = [one for one in self.desk.readers if not one.sealed and id(one) not in entered]
         found = [one for one in found if late or self.rests(one)]
         if found:
             entry = min(found, key=lambda one: (not self.rests(one), one.touched))

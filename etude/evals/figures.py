@@ -12,13 +12,22 @@ from etude.files import read_json
 
 
 class Key(NamedTuple):
-    """What a row measures."""
+    """What a row measures; `turns` only where several were asked for."""
 
     column: str
     task: str
     level: int | None
     mode: str
     metric: str
+    turns: int | None = None
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """As the row of a table names it."""
+        own = self._asdict()
+        if self.turns is None:
+            del own["turns"]
+        return own
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +106,7 @@ def merged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _thing(row: Mapping[str, Any]) -> tuple[Any, ...]:
     if row["column"] in ("length", "speed"):
         return row["column"], row["task"], row["metric"]
-    return tuple(row[name] for name in Key._fields)
+    return _key(row)
 
 
 def measured(folder: Path, file: str) -> str | None:
@@ -158,7 +167,8 @@ def over_seeds(cells: Iterable[Estimate | None]) -> Estimate | None:
 
 
 def _key(row: Mapping[str, Any]) -> Key:
-    return Key(*(row[name] for name in Key._fields))
+    own = {name: row[name] for name in Key._fields if name != "turns"}
+    return Key(**own, turns=row.get("turns"))
 
 
 def _estimate(row: Mapping[str, Any]) -> Estimate:

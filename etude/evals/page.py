@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from etude.evals.report import course, figures, ladder, lengths, reading, rl, speed
+from etude.evals.report import course, figures, ladder, lengths, reading, rl, speed, turns
 from etude.evals.report.charts import short
 from etude.evals.report.html import Html, tag
 from etude.evals.report.record import Run, read
@@ -40,6 +40,7 @@ def page(run: Run) -> str:
     parts = {
         "before-after": ("What each stage changed", figures.table(run)),
         "language": ("Bits per byte", figures.language(run)),
+        "turns": ("More turns", turns.section(run)),
         "lengths": ("Far into a text", lengths.section(run)),
         "speed": ("Writing behind a context", speed.section(run)),
         "ladder": ("Loss against compute", ladder.section(run)),

@@ -5,6 +5,8 @@ GLM-4.5 does (section 4); in a small model the two differ by many points.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 from etude.evals.stats import Estimate, mean, over_items, pass_at_k, wilson
@@ -25,7 +27,7 @@ def ask(
 ) -> Iterator[tuple[list[Row], list[Row]]]:
     """Ask one family's held-out problems at each level and in each mode.
 
-    Stages asked with one seed get the same problems, and both modes the same questions.
+    Stages asked with one seed get the same problems, and all modes and turns the same questions.
 
     Args:
         player: plays the stage's model.
@@ -35,30 +37,30 @@ def ask(
         seed: of problems and sampling.
 
     Yields:
-        Rows of the table and a few answers, for each level and mode.
+        Rows of the table and a few answers, for each level, mode and number of turns; rows carry
+        `turns` where the probe has several.
     """
-    for level in probe.levels:
-        for thinking in probe.thinking:
-            mode = "think" if thinking else "nothink"
-            place = {"column": probe.column, "task": name, "level": level, "mode": mode}
-            levels = {level: 1.0}
-            how = Environment(
-                name=name,
-                levels=levels,
-                thinking=thinking,
-                turns=probe.turns,
-                knobs=probe.knobs,
-                attributes=probe.attributes,
-            )
-            problems = _different(
-                draw([how], spec.items, seed_of(seed, name, level), held_out=True)
-            )
-            greedy = [group[0] for group in player.play(problems, seed, temperature=0.0)]
-            sampled = player.play(problems, seed, tries=spec.samples) if spec.samples else []
-            found = [*_greedy(problems, greedy), *_sampled(sampled, spec.pass_k)]
-            rows = [row(place, metric, estimate) for metric, estimate in found]
-            pairs = list(zip(problems, greedy, strict=True))[:SHOWN]
-            yield rows, [place | _shown(problem, sample) for problem, sample in pairs]
+    for level, (thinking, most), turns in product(probe.levels, probe.modes, probe.limits):
+        mode = "think" if thinking else "nothink"
+        mode = mode if most is None else f"{mode} {most}"
+        place: Row = {"column": probe.column, "task": name, "level": level, "mode": mode}
+        place |= {"turns": turns} if len(probe.limits) > 1 else {}
+        how = Environment(
+            name=name,
+            levels={level: 1.0},
+            thinking=thinking,
+            turns=turns,
+            knobs=probe.knobs,
+            attributes=probe.attributes,
+        )
+        problems = _different(draw([how], spec.items, seed_of(seed, name, level), held_out=True))
+        asked = partial(player.play, problems, seed, thinking=most)
+        greedy = [group[0] for group in asked(tries=1, temperature=0.0)]
+        sampled = asked(tries=spec.samples) if spec.samples else []
+        found = [*_greedy(problems, greedy), *_sampled(sampled, spec.pass_k)]
+        rows = [row(place, metric, estimate) for metric, estimate in found]
+        pairs = list(zip(problems, greedy, strict=True))[:SHOWN]
+        yield rows, [place | _shown(problem, sample) for problem, sample in pairs]
 
 
 def row(place: Row, metric: str, estimate: Estimate) -> Row:

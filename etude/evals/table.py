@@ -26,10 +26,10 @@ def aggregate(folders: Sequence[str | Path]) -> dict[str, Any]:
     intervals of the mean over seeds. Gains are differences taken inside each seed.
 
     Returns:
-        `runs`, `columns`, `rows` (column, task, level, mode, metric and a cell per column), `gains`
-        (label, the same keys, one cell), `left_out` (files of figures that are not of the recipe
-        that ran last) and, where one was measured, `ladder` (see `etude.evals.ladder`); a cell is
-        value, low, high and n, unknown bounds None.
+        `runs`, `columns`, `rows` (column, task, level, mode, metric, `turns` where several were
+        asked for, and a cell per column), `gains` (label, the same keys, one cell), `left_out`
+        (files of figures that are not of the recipe that ran last) and, where one was measured,
+        `ladder` (see `etude.evals.ladder`); a cell is value, low, high and n, unknown bounds None.
 
     Raises:
         EtudeError: a folder has no evaluations, or one measures other stages than the first.
@@ -47,12 +47,11 @@ def aggregate(folders: Sequence[str | Path]) -> dict[str, Any]:
 def as_json(figures: Figures, gained: Iterable[Gain] = ()) -> dict[str, Any]:
     """Return figures and gains as plain data."""
     rows = [
-        key._asdict() | {"cells": [_cell(estimate) for estimate in row]}
+        key.named | {"cells": [_cell(estimate) for estimate in row]}
         for key, row in figures.rows.items()
     ]
     found = [
-        {"label": label} | key._asdict() | {"cell": _cell(estimate)}
-        for label, key, estimate in gained
+        {"label": label} | key.named | {"cell": _cell(estimate)} for label, key, estimate in gained
     ]
     return {"columns": list(figures.columns), "rows": rows, "gains": found}
 
@@ -108,7 +107,8 @@ def _gains(table: Mapping[str, Any]) -> Lines:
 
 def _words(row: Mapping[str, Any]) -> list[str]:
     task = row["task"] if row["level"] is None else f"{row['task']} {row['level']}"
-    return [task, row["mode"], row["metric"]]
+    limit = f", turns {row['turns']}" if "turns" in row else ""
+    return [f"{task}{limit}", row["mode"], row["metric"]]
 
 
 def _legend(table: Mapping[str, Any]) -> str:

@@ -85,8 +85,8 @@ class Attention(nn.Module):
         self,
         ctx: Context,
         q: Float[Tensor, "B T H K"],
-        k: Float[Tensor, "B T G K"],
-        v: Float[Tensor, "B T G K"],
+        k: Float[Tensor, "B S G K"],
+        v: Float[Tensor, "B S G K"],
     ) -> Float[Tensor, "B T H K"]:
         if ctx.cache is not None:
             k, v = ctx.cache.extend(ctx.layer, k=k, v=v)

@@ -110,27 +110,25 @@ class Decoder(nn.Module):
             mtp: run the MTP block, where there is one, when labels are given.
             peaks: also give the largest attention score of each head, when labels are given.
             reader: called, inside of the pass, instead of scoring the labels; see `Reader`.
-            routes: experts of each MoE layer of the trunk, -1 where it chooses itself; taken when
-                labels are given.
-            shared: which rows begin alike, one document each: they are scored in one pass over
-                what differs. Not taken where the model, a reader or peaks need whole rows.
+            routes: experts of each MoE layer, -1 where it chooses itself; taken with labels.
+            shared: which rows, of one document each, begin alike, to be scored in one pass; not
+                taken where the model, a reader or peaks need whole rows.
 
         Returns:
             Logits [B, T, V] in float32, or `Scores` when labels are given.
 
         Raises:
-            EtudeError: rows longer than the model or the cache, a mask or documents that the cache
-                cannot take, ids or labels outside the vocabulary.
+            EtudeError: rows too long, ids or labels outside the vocabulary, a mask or documents
+                that the cache cannot take.
         """
         self._check(ids, mask, segments, cache)
         mask = None if mask is None else mask.bool()
         segments = _documents(mask, segments) if cache is None else None
         if shared is not None and labels is not None and self.shares and not (peaks or reader):
-            rows = ids, labels, segments, pos
-            return self._together(shared, *rows, temperature, routes, entropy=entropy, mtp=mtp)
+            how = {"entropy": entropy, "mtp": mtp}
+            return self._together(shared, ids, labels, segments, pos, temperature, routes, **how)
         x, ctx = self._begin(ids, mask, segments, pos, cache)
-        ctx.routes = None if labels is None else []
-        ctx.replay = None if labels is None else routes
+        ctx.routes, ctx.replay = (None, None) if labels is None else ([], routes)
         ctx.peaks = [] if peaks and labels is not None else None
         raw = self.trunk(x, ctx)
         hidden = self.norm(raw)
@@ -138,12 +136,8 @@ class Decoder(nn.Module):
             cache.commit(mask)
         if labels is None:
             return self.logits(hidden)
-        logp, spread, read = self._read(hidden, labels, temperature, entropy, reader)
-        ahead = ()
-        if mtp and cache is None and self.mtp is not None:  # a cache holds the trunk alone
-            start = hidden if self.mtp.arch.start == "normed" else raw
-            ahead = self._ahead(x, start, labels, segments, ctx, temperature)
-        return Scores(logp, spread, ahead, list(ctx.routes or ()), list(ctx.peaks or ()), read)
+        how = {"entropy": entropy, "mtp": mtp and cache is None, "reader": reader}
+        return self._scores(x, raw, hidden, labels, segments, ctx, temperature, **how)
 
     def logits(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """Multiply normed hidden states with the head; the result is float32 at least."""
@@ -251,19 +245,31 @@ class Decoder(nn.Module):
             x = x + self.positions(pos)
         return x, Context(turns, index, reads, causal, cache, valid=mask, segments=segments)
 
-    def _read(
+    def _scores(
         self,
+        x: Tensor,
+        raw: Tensor,
         hidden: Tensor,
         labels: Tensor,
+        segments: Tensor | None,
+        ctx: Context,
         temperature: float,
+        *,
         entropy: bool,
+        mtp: bool,
         reader: Reader | None,
-    ) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor] | None]:
+    ) -> Scores:
         """Score the labels, or hand the hidden states to what reads them in their place."""
+        read = None if reader is None else reader(hidden, self.head_weight)
         if reader is None:
-            return *self._score(hidden, labels, temperature, entropy), None
-        read = reader(hidden, self.head_weight)
-        return hidden.new_zeros(labels.shape, dtype=torch.float32), None, read
+            logp, spread = self._score(hidden, labels, temperature, entropy)
+        else:
+            logp, spread = hidden.new_zeros(labels.shape, dtype=torch.float32), None
+        ahead = ()
+        if mtp and self.mtp is not None:  # a cache holds the trunk alone
+            start = hidden if self.mtp.arch.start == "normed" else raw
+            ahead = self._ahead(x, start, labels, segments, ctx, temperature)
+        return Scores(logp, spread, ahead, list(ctx.routes or ()), list(ctx.peaks or ()), read)
 
     def _score(
         self,
@@ -290,11 +296,9 @@ class Decoder(nn.Module):
             return logp.view_as(labels), None if spread is None else spread.view_as(labels)
         at = counted if shared is None else shared.rows.flatten()[counted]
         found = label_logp(flat.index_select(0, at), self.head_weight, wanted[counted], **how)
-        logp, spread = (
-            None if one is None else one.new_zeros(len(wanted)).index_copy(0, counted, one)
-            for one in found
-        )
-        return logp.view_as(labels), None if spread is None else spread.view_as(labels)
+        logp, spread = (None if one is None else _placed(one, counted, labels) for one in found)
+        assert logp is not None
+        return logp, spread
 
     def _together(
         self,
@@ -345,6 +349,11 @@ class Decoder(nn.Module):
         steps = enumerate(self.mtp.chain(hidden, x, ctx), start=1)
         wanted = [(h, shift_labels(labels, segments, k)) for k, h in steps]
         return tuple((self._score(h, label, temperature, False)[0], label) for h, label in wanted)
+
+
+def _placed(values: Tensor, at: Tensor, like: Tensor) -> Tensor:
+    """Return values of counted places among zeros for the others."""
+    return values.new_zeros(like.numel()).index_copy(0, at, values).view_as(like)
 
 
 def _documents(

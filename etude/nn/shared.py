@@ -29,6 +29,7 @@ class Shared:
         rows: [B, T], place of each token in the flat row; that of some token where there is none.
         first: [P, F], those of the beginnings, padded on the right.
         rest: [B, R], those of what follows in each row, padded on the right.
+        index: [B, R], place of each of them in its row.
         reads: [B, 1, R, T], which tokens of its row each of them reads.
         collect: [N], where each flat token is among the results for `first` and `rest`.
     """
@@ -37,6 +38,7 @@ class Shared:
     rows: Int[Tensor, "B T"]
     first: Int[Tensor, "P F"]
     rest: Int[Tensor, "B R"]
+    index: Int[Tensor, "B R"]
     reads: Bool[Tensor, "B 1 R T"]
     collect: Int[Tensor, " N"]
 
@@ -63,10 +65,12 @@ class Shared:
             ctx: of the flat pass.
             q, k, v: what the tokens bring.
         """
-        alone = replace(ctx, shared=None)
-        first = mix(alone, *(_at(part, self.first) for part in (q, k, v)))
-        masked = replace(alone, mask=self.reads, causal=False)
-        rest = mix(masked, _at(q, self.rest), _at(k, self.rows), _at(v, self.rows))
+        own = {"tables": {}, "routes": None, "replay": None, "shared": None}
+        steps = torch.arange(self.first.shape[1], device=self.first.device).unsqueeze(0)
+        begin = replace(ctx, index=steps, **own)
+        first = mix(begin, *(_at(part, self.first) for part in (q, k, v)))
+        follow = replace(ctx, index=self.index, mask=self.reads, causal=False, **own)
+        rest = mix(follow, _at(q, self.rest), _at(k, self.rows), _at(v, self.rows))
         made = torch.cat([first.flatten(0, 1), rest.flatten(0, 1)])
         return made.index_select(0, self.collect).unsqueeze(0)
 
@@ -100,20 +104,21 @@ def share(
     for p, places in enumerate(first):
         collect[places] = torch.arange(p * deep, p * deep + len(places))
     begin, at, steps = len(first) * deep, torch.tensor(table), torch.arange(most)
-    index = torch.tensor(lengths).unsqueeze(1) + steps  # [B, R]
-    rest = at.gather(1, index.clamp_max(width - 1))
+    index = (torch.tensor(lengths).unsqueeze(1) + steps).clamp_max(width - 1)  # [B, R]
+    rest = at.gather(1, index)
     for b, (ids, length) in enumerate(zip(rows, lengths, strict=True)):
         count = len(ids) - length
         collect[rest[b, :count]] = begin + b * most + steps[:count]
-    reads = torch.arange(width) <= index.clamp_max(width - 1)[:, None, :, None]
-    made = torch.tensor(tokens), at, torch.tensor([_filled(p, deep) for p in first]), rest, reads
-    return Shared(*(part.to(device) for part in (*made, collect)))
+    reads = torch.arange(width) <= index[:, None, :, None]
+    starting = torch.tensor([_filled(places, deep) for places in first])
+    made = torch.tensor(tokens), at, starting, rest, index, reads, collect
+    return Shared(*(part.to(device) for part in made))
 
 
 def _filled(places: list[int], width: int) -> list[int]:
     return places + [places[-1]] * (width - len(places))
 
 
-def _at(x: Float[Tensor, "1 N ..."], places: Int[Tensor, "B T"]) -> Float[Tensor, "B T ..."]:
-    """Rows of a flat row by their places."""
+def _at(x: Tensor, places: Int[Tensor, "B T"]) -> Tensor:
+    """What a flat row [1, N, ...] has at places, [B, T, ...]."""
     return x[0].index_select(0, places.flatten()).unflatten(0, places.shape)

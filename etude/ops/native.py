@@ -16,11 +16,12 @@ it computes:
 All take float32 on a CPU and record no gradient.
 """
 
+import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -72,8 +73,7 @@ def build() -> bool:
     if platform.system() != "Linux" or not (shutil.which("c++") and shutil.which("ninja")):
         _tell("no kernels: they need Linux, a C++ compiler and ninja; plain torch runs instead")
         return False
-    from torch.utils.cpp_extension import get_default_build_root, load
-
+    get_default_build_root, load = _extensions()
     level = torch.backends.cpu.get_cpu_capability()
     name = f"etude_native_{'_'.join(level.lower().split())}"
     places = list(Path(get_default_build_root()).glob(f"*/{name}"))
@@ -90,6 +90,26 @@ def build() -> bool:
         last = (str(error).strip().splitlines() or ["no word"])[0]
         _tell(f"no kernels: building them failed ({last}); plain torch runs instead")
     return _built[0] is not None
+
+
+def _extensions() -> tuple[Callable[[], str], Callable[..., Any]]:
+    """Import torch's builder, also where the process has imported Python's own distutils.
+
+    setuptools, which it imports, puts its own in their place, and fails where that comes too late.
+    """
+    name = "SETUPTOOLS_USE_DISTUTILS"
+    late = "distutils" in sys.modules and "setuptools" not in sys.modules
+    before = os.environ.get(name)
+    if late:
+        os.environ[name] = "stdlib"
+    try:
+        from torch.utils.cpp_extension import get_default_build_root, load
+    finally:
+        if late:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before
+    return get_default_build_root, load
 
 
 def _tell(line: str) -> None:

@@ -6,16 +6,109 @@ the number is a hash of the row's own seed and position, so a row samples the sa
 batch, and after any restart.
 """
 
+import hashlib
 import math
+import operator
+from array import array
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from etude.errors import EtudeError, number, shown, whole
 from etude.typing import Float, Int, Tensor
+
+MAX_BIASES, MAX_CHOICES = 1024, 256
+COLD = 1e-5  # a lower temperature makes infinities of logits, and takes the likeliest token anyway
+MOST = 2**31 - 1  # more than any vocabulary has, and a tensor holds it
 
 # splitmix64 (Steele, Lea and Flood 2014): increment and two multipliers, as signed 64-bit integers
 STEP = 0x9E3779B97F4A7C15 - 2**64
 FIRST, SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+
+
+def ids_of(found: Any, name: str = "prompt") -> tuple[int, ...]:
+    """Read token ids given as any kind of integers.
+
+    Raises:
+        EtudeError: `name` is not a sequence of integers.
+    """
+    try:
+        return tuple(map(operator.index, found))
+    except TypeError as error:
+        raise EtudeError(name, shown(found), "token ids") from error
+
+
+def signed(seed: int) -> int:
+    """Bring an integer of any size into 64 signed bits."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def mixed(seed: int, *more: int) -> int:
+    """A seed of its own for each other row of integers, in 64 signed bits."""
+    text = array("q", [seed, *more]).tobytes()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen: bias, penalties, temperature, top-k, top-p, min-p, draw.
+
+    Args:
+        temperature: 0, or less than 1e-5, takes the likeliest token, the lowest id among equals.
+        top_k: keep this many of the likeliest tokens; 0 or -1 keeps all.
+        top_p: keep the smallest set of likeliest tokens with this probability.
+        min_p: keep tokens of at least this share of the likeliest one's probability.
+        presence, frequency: penalties on generated ids, once and per occurrence.
+        repetition: divides positive and multiplies negative logits of ids of prompt and answer.
+        bias: added to the logits of these ids.
+        seed: with the number of the answer and the position of a token, all that its draw depends
+            on; the first answer is the same whatever `n`.
+        n: answers; the prompt is read once for all of them.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.bias) > MAX_BIASES:
+            raise EtudeError("bias", f"{len(self.bias)} ids", f"at most {MAX_BIASES}")
+        heat = number("temperature", self.temperature, 0)
+        bias = [number("bias", value, -100, 100) for value in self.bias.values()]
+        # plain numbers: a fraction or a huge integer has no place in a tensor beside other requests
+        for name, value in {
+            "temperature": heat if heat >= COLD else 0.0,
+            "top_k": min(whole("top_k", self.top_k, -1), MOST),
+            "top_p": number("top_p", self.top_p, 0, 1, open_low=True),
+            "min_p": number("min_p", self.min_p, 0, 1),
+            "presence": number("presence", self.presence, -2, 2),
+            "frequency": number("frequency", self.frequency, -2, 2),
+            "repetition": number("repetition", self.repetition, 0, 2, open_low=True),
+            "bias": dict(zip(ids_of(self.bias, "bias"), bias, strict=True)),
+            "seed": signed(whole("seed", self.seed)),
+            "n": whole("n", self.n, 1),
+        }.items():
+            object.__setattr__(self, name, value)
+        if self.n > MAX_CHOICES:
+            raise EtudeError("n", shown(self.n), f"at most {MAX_CHOICES}")
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits change before the temperature divides them."""
+        return bool(self.bias or self.presence or self.frequency or self.repetition != 1)
+
+    def key(self, choice: int) -> int:
+        """What stands for the seed in the draws of one of the answers."""
+        return mixed(self.seed, choice) if choice else self.seed
 
 
 def uniform(seeds: Int[Tensor, " B"], positions: Int[Tensor, " B"]) -> Float[Tensor, " B"]:

@@ -4,6 +4,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from etude.arch import YaRN
+from etude.recipe.numbers import added
 from etude.recipe.parts import (
     CONFIG,
     Balance,
@@ -38,6 +39,9 @@ class Train:
             clips it; costs a second product of queries and keys.
         keep_every: tokens (of an rl stage: steps) after each of which the checkpoint stays, as
             `stages/<name>/kept/<tokens>`, for `etude merge`; 0 = only the last one.
+        frozen: patterns of weights, by their native names, that stay as they are, e.g.
+            `*.router.weight` (Nemotron 3 trains no router in reinforcement learning). The selection
+            bias is no weight: it moves by `balance.bias_rate` as ever.
     """
 
     name: str = ""
@@ -52,3 +56,4 @@ class Train:
     yarn: YaRN | None = None
     record_logits: bool = False
     keep_every: Count = 0
+    frozen: tuple[str, ...] = added(())

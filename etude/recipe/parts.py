@@ -266,17 +266,31 @@ class Probe:
     Args:
         levels: levels asked, equally often.
         thinking: modes asked: with reasoning, without, or both.
-        turns: model turns at most.
+        budgets: further modes: reasoning that is closed after so many tokens.
+        turns: model turns at most; a list asks for each of them (GLM-4.5 section 3.3, accuracy by
+            turns of interaction).
         column: the report's column it counts for.
         knobs, attributes: of an `rg:` generator, as an environment has them.
     """
 
     levels: tuple[int, ...] = (0,)
     thinking: tuple[bool, ...] = (False,)
-    turns: Positive = 1
+    budgets: tuple[Count, ...] = added(())
+    turns: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] = 1
     knobs: dict[str, Any] = added(default_factory=dict)
     attributes: dict[str, Count] = added(default_factory=dict)
     column: Literal["agentic", "reasoning", "coding", "chat"] = "reasoning"
+
+    @property
+    def modes(self) -> tuple[tuple[bool, int | None], ...]:
+        """Whether each mode reasons, and on how many tokens at most."""
+        free = tuple((thinking, None) for thinking in self.thinking)
+        return (*free, *((True, budget) for budget in self.budgets))
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """Every number of turns asked for."""
+        return (self.turns,) if isinstance(self.turns, int) else self.turns
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG)

@@ -166,8 +166,8 @@ def _text(stage: Trained, decoder: arch.Decoder, rate: float, length: int, token
 def _sampling(
     decoder: arch.Decoder, answers: int, max_tokens: int, turns: int
 ) -> tuple[int, float]:
-    """Return tokens and forward FLOPs of sampling `answers` answers."""
-    written = int(max_tokens * ANSWER) * turns
+    """Return tokens and forward FLOPs of sampling `answers` answers, none beyond the context."""
+    written = min(int(max_tokens * ANSWER) * turns, max(1, decoder.max_length - PROMPT))
     tokens = answers * (PROMPT + written)
     return tokens, arch.flops(decoder, (PROMPT + written) / 2) * tokens
 
@@ -229,8 +229,9 @@ def _evaluation(stage: Eval, decoder: arch.Decoder, rate: float) -> Row:
     tokens, flops = 0, 0.0
     for probe in stage.probes.values():
         asked = stage.items * len(probe.levels) * len(probe.thinking) * (1 + stage.samples)
-        more, work = _sampling(decoder, asked * len(stage.of), stage.max_tokens, probe.turns)
-        tokens, flops = tokens + more, flops + work
+        for turns in probe.limits:
+            more, work = _sampling(decoder, asked * len(stage.of), stage.max_tokens, turns)
+            tokens, flops = tokens + more, flops + work
     for few in stage.fewshot.values():
         asked = sum(stage.items * (EXAMPLE * shots + PROMPT) for shots in few.shots)
         tokens += asked * len(stage.of)

@@ -128,7 +128,9 @@ def rl_cost(
     rollout, turns = stage.rollout, max(one.turns for one in stage.environments)
     batch = rollout.prompts * rollout.per_prompt
     rollouts, at_once = stage.steps * batch, min(batch, ROWS * devices)
-    usual, longest = int(rollout.max_tokens * ANSWER) * turns, rollout.max_tokens * turns
+    room = max(1, decoder.max_length - PROMPT)  # an attempt ends where the context does
+    longest = min(rollout.max_tokens * turns, room)
+    usual = min(int(rollout.max_tokens * ANSWER) * turns, room)
     machine = {"rate": rate * PRODUCTS, "bandwidth": speed * USED}
     middle = _decode(decoder, at_once, PROMPT + usual // 2, **machine)
     end = _decode(decoder, at_once, PROMPT + longest, **machine)

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from etude.recipe.base import Train as Train
 from etude.recipe.curricula import Curriculum
-from etude.recipe.engines import Engine
+from etude.recipe.engines import Engine, Remote
 from etude.recipe.model import Model
 from etude.recipe.objectives import added, needs_group
 from etude.recipe.parts import (
@@ -138,6 +138,8 @@ class Rl(Train):
                 f"rollout.per_prompt is 1, but {estimator} compares the answers to one problem:"
                 " write 2 or more, or an objective without a group (ppo, reinforce_pp)"
             )
+        if self.rollout.budget and isinstance(self.engine, Remote):
+            raise ValueError("rollout.budget needs an engine of etude: `local` or `ray`")
 
 
 @dataclass(frozen=True, slots=True, config=CONFIG, kw_only=True)

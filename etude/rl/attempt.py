@@ -53,6 +53,7 @@ class Attempt:
     Args:
         environment: unused, of this attempt alone.
         seed: of all its turns.
+        thinking: tokens of reasoning that a turn may hold; None = as many as it wants.
 
     Attributes:
         sample: what there is so far; set by `begin`.
@@ -63,6 +64,7 @@ class Attempt:
 
     environment: Environment
     seed: int
+    thinking: int | None = None
     start: Start = field(default_factory=lambda: Start([]))
     sample: Sample = field(default_factory=lambda: Sample([], [], [], 0))
     turn: list[int] = field(default_factory=list)
@@ -97,12 +99,13 @@ class Attempt:
         """Whether it can go on in this round."""
         return not self.over and not (limits.budget and self.spent >= limits.budget)
 
-    def prompt(self, limits: Limits) -> Prompt:
+    def prompt(self, limits: Limits, dialogue: Dialogue) -> Prompt:
         """Return what it asks of the sampler."""
         most = None
         if limits.budget:
             most = min(limits.budget - self.spent, limits.max_tokens - len(self.turn))
-        return Prompt(list(self.sample.ids), seed_of(self.seed, self.sample.turns), most)
+        bound = dialogue.thinking(self.start, self.thinking)
+        return Prompt(list(self.sample.ids), seed_of(self.seed, self.sample.turns), most, bound)
 
     async def advance(self, made: Completion, dialogue: Dialogue, limits: Limits) -> None:
         """Add what was sampled and, where that ends a turn, what follows from it."""
@@ -110,6 +113,8 @@ class Attempt:
         versions = made.versions or [made.version] * len(made.tokens)
         sample.add(made.tokens, made.logp, versions)
         sample.version = made.version
+        if made.forced:
+            sample.forced = [*(sample.forced or ()), *(known + at for at in made.forced)]
         if made.routes is not None:
             sample.routes = _joined(sample.routes, made.routes, known, len(sample.ids))
         self.turn += made.tokens

@@ -112,13 +112,7 @@ def pack(
     """
     shape = len(samples), max(len(sample.ids) for sample in samples)
     whole = whole or totals(samples)
-    ids, segments = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
-    labels = torch.full(shape, IGNORED)
-    for row, sample in enumerate(samples):
-        n = len(sample.ids)
-        ids[row, :n] = own = torch.tensor(sample.ids)
-        segments[row, :n] = 1
-        labels[row, : n - 1] = torch.where(torch.tensor(sample.mask)[1:], own[1:], IGNORED)
+    ids, labels, segments = _tokens(samples, shape)
     pos = torch.arange(shape[1]).expand(shape).contiguous()
     roll = [sample.logp for sample in samples]
     old = [sample.logp if sample.old is None else sample.old for sample in samples]
@@ -166,9 +160,9 @@ def micro_batches(
     """Cut one step's attempts into batches of at most `rows` per rank, like lengths together.
 
     With `together` it is attempts at one problem that stay together, by the longest of them, since
-    padding costs little then. Every rank gets equally many batches, since ranks that share weights must run forward together;
-    one that is left without an attempt gets a row in which nothing is counted. All ranks are given
-    all attempts of the step.
+    padding costs little then. Every rank gets equally many batches, since ranks that share weights
+    must run forward together; one that is left without an attempt gets a row in which nothing is
+    counted. All ranks are given all attempts of the step.
     """
     order = sorted(samples, key=lambda sample: len(sample.ids))
     how: dict[str, Any] = {"temperature": temperature, "device": device, "note": note}
@@ -182,6 +176,18 @@ def micro_batches(
             yield pack(own, **how)
         else:
             yield pack([_uncounted(order[start])], real=False, **how)
+
+
+def _tokens(samples: Sequence[Sample], shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, the labels of what the policy wrote, and segments."""
+    ids, segments = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
+    labels = torch.full(shape, IGNORED)
+    for row, sample in enumerate(samples):
+        n = len(sample.ids)
+        ids[row, :n] = own = torch.tensor(sample.ids)
+        segments[row, :n] = 1
+        labels[row, : n - 1] = torch.where(torch.tensor(sample.mask)[1:], own[1:], IGNORED)
+    return ids, labels, segments
 
 
 def _rows(

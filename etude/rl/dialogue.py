@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from etude.engine.request import Thinking
 from etude.rl.environment import Chat, Start
 from etude.text import chat
 from etude.text.tokenizer import Tokenizer
@@ -27,6 +28,17 @@ class Dialogue:
         """Return the ids up to where the policy's first turn begins."""
         options = {"tools": start.tools, "thinking": start.thinking, "format": self.format}
         return chat.prompt(self.tokenizer, start.messages, **options)
+
+    def thinking(self, start: Start, budget: int | None) -> Thinking | None:
+        """Return how a turn's reasoning is bounded; None where it has none, or no bound."""
+        if budget is None or not start.thinking or self.format is None:
+            return None
+        tags = chat.format_of(self.format).syntax.think
+        if tags is None:
+            return None
+        open, close = (self.tokenizer.id(tag) for tag in tags)
+        inside = chat.opened(thinking=True, format=self.format)
+        return Thinking((close,), open, inside, budget)
 
     def read(self, tokens: Sequence[int], start: Start) -> Message:
         """Return the turn that `tokens` spell; its end token counts for the format."""

@@ -19,6 +19,7 @@ from etude.rl.dialogue import Dialogue
 from etude.rl.environment import Start
 from etude.rl.sample import Sample
 from etude.rl.sampler import Prompt, Sampler, Sampling
+from etude.text import chat
 
 Ask = Callable[[Sequence[str], int], list[str]]  # questions and most tokens of a reply to replies
 NEUTRAL: Verdict = (0.0, 0.0, 3.5)
@@ -31,11 +32,15 @@ def asker(sampler: Sampler, dialogue: Dialogue) -> Ask:
 
     Args:
         sampler: under the weights that judge.
-        dialogue: how messages are written down for them.
+        dialogue: how messages are written down for them; a system that cannot be asked without
+            reasoning is asked in its own mode, and a judge of it has learnt to leave that out.
     """
+    of = dialogue.format
+    thinking = of is not None and False not in chat.format_of(of).modes
 
     def ask(questions: Sequence[str], tokens: int) -> list[str]:
-        starts = [Start([{"role": "user", "content": text}], thinking=False) for text in questions]
+        messages = [[{"role": "user", "content": text}] for text in questions]
+        starts = [Start(one, thinking=thinking) for one in messages]
         prompts = [Prompt(dialogue.opening(start)) for start in starts]
         made = asyncio.run(sampler.sample(prompts, Sampling(tokens, 0.0, dialogue.stop)))
         # a verdict that was cut is none

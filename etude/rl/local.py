@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from etude.engine.generate import answer, keyed
-from etude.engine.request import GenRequest, Limits, Repetition, Stops, Want
+from etude.engine.request import Answer, GenRequest, Limits, Repetition, Stops, Thinking, Want
 from etude.engine.request import Sampling as Drawing
 from etude.nn import build
 from etude.nn.decoder import Decoder
@@ -58,8 +58,8 @@ class LocalSampler:
         self._newest()
         made = answer(self.model, [_request(prompts[row], params) for row in order])
         done = [
-            Completion(one.tokens, one.logp, one.finish, self.version, routes=one.routes)
-            for _, one in sorted(zip(order, made, strict=True), key=lambda pair: pair[0])
+            _completion(prompts[row], one, self.version)
+            for row, one in sorted(zip(order, made, strict=True), key=lambda pair: pair[0])
         ]
         return done
 
@@ -98,8 +98,7 @@ class LocalSampler:
         asked = await self._stream.ask(_request(prompt, params, owner=self._stream.owner()))
         made, versions = asked.answer, asked.versions
         last = versions[-1] if versions else self.version
-        finish = made.finish or "length"
-        return Completion(made.tokens, made.logp, finish, last, versions, made.routes)
+        return _completion(prompt, made, last, versions)
 
     @torch.no_grad()
     def _load(self, weights: Mapping[str, Tensor]) -> None:
@@ -119,6 +118,40 @@ def _request(prompt: Prompt, params: Sampling, *, owner: str = "") -> GenRequest
         Drawing(params.temperature, seed=keyed(prompt.seed, prompt.ids)),
         Limits(max_tokens=most, repetition=repetition),
         Stops(params.stop),
+        prompt.thinking,
         want=Want(logp="tempered", routes=params.routes),
         owner=owner,
     )
+
+
+def _completion(
+    prompt: Prompt, made: Answer, version: int, versions: list[int] | None = None
+) -> Completion:
+    finish, closed = made.finish or "length", forced(prompt.thinking, made.tokens)
+    return Completion(made.tokens, made.logp, finish, version, versions, made.routes, closed)
+
+
+def forced(rule: Thinking | None, tokens: Sequence[int]) -> tuple[int, ...]:
+    """Return the places of closing ids that a budget of reasoning forced into an answer.
+
+    The engine counts likewise, and does not tell: behind as many tokens of reasoning as the budget
+    has, it gives no choice.
+
+    Args:
+        rule: with one closing id.
+        tokens: of the answer.
+    """
+    if rule is None or not isinstance(rule.budget, int):
+        return ()
+    inside, spent, found = rule.inside, 0, []
+    for at, token in enumerate(tokens):
+        if not inside:
+            inside = token == rule.open
+        elif spent >= rule.budget:
+            inside = False
+            found.append(at)
+        elif token == rule.close[-1]:
+            inside = False
+        else:
+            spent += 1
+    return tuple(found)

@@ -1,11 +1,13 @@
 """Attempts at problems, in groups: what training, filters, expert sampling and evaluation share."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 
 import torch.distributed as dist
 
 from etude.parallel.mesh import Ranks
+from etude.recipe.rollouts import ThinkingBudget
 from etude.rl.attempt import Attempt, Limits
 from etude.rl.dialogue import Dialogue
 from etude.rl.problems import Problem
@@ -30,6 +32,7 @@ class Player:
         format_penalty: a malformed tool call ends an attempt with reward 0.
         ranks: with several, each plays its share of the problems and all get all attempts, which
             do not depend on how many ranks there are.
+        budget: of reasoning, by problem.
         more: further fields of `Limits`.
     """
 
@@ -43,11 +46,12 @@ class Player:
         length: int,
         format_penalty: bool = True,
         ranks: Ranks = ALONE,
+        budget: ThinkingBudget | None = None,
         **more: object,
     ):
         self.sampler, self.dialogue, self.toolbox = sampler, dialogue, toolbox
         self.max_tokens, self.length, self.format_penalty = max_tokens, length, format_penalty
-        self.ranks, self.more = ranks, more
+        self.ranks, self.budget, self.more = ranks, budget, more
         self.group = group  # a fleet's in its place plays them elsewhere
 
     def play(
@@ -59,24 +63,45 @@ class Player:
         first: int = 0,
         temperature: float = 1.0,
         max_tokens: int | None = None,
+        thinking: int | None = None,
     ) -> list[list[Sample]]:
         """Try each problem `tries` times; attempt t of problem p draws from (seed, p, first + t).
+
+        `thinking` bounds the tokens of reasoning of each turn, in place of `budget`.
 
         Returns:
             One group of attempts per problem, in order.
         """
         mine = range(self.ranks.rank, len(problems), self.ranks.world)
-        groups = [self.attempts(problems[p], seed, p, tries=tries, first=first) for p in mine]
+        how = {"tries": tries, "first": first, "thinking": thinking}
+        groups = [self.attempts(problems[p], seed, p, **how) for p in mine]
         self.run(groups, temperature, max_tokens=max_tokens)
         samples = [[attempt.sample for attempt in group] for group in groups]
         return samples if self.ranks.world == 1 else _exchange(samples, self.ranks.world)
 
     def attempts(
-        self, problem: Problem, seed: int, place: int, *, tries: int, first: int = 0
+        self,
+        problem: Problem,
+        seed: int,
+        place: int,
+        *,
+        tries: int,
+        first: int = 0,
+        thinking: int | None = None,
     ) -> list[Attempt]:
         """Return attempts at one problem that have not begun, for `run`."""
         made = self.group(problem, tries, self.toolbox, format_penalty=self.format_penalty)
-        return [Attempt(one, seed_of(seed, place, first + t)) for t, one in enumerate(made)]
+        seeds = [seed_of(seed, place, first + t) for t in range(tries)]
+        most = self._thinking(seed, place) if thinking is None else thinking
+        return [Attempt(one, own, most) for one, own in zip(made, seeds, strict=True)]
+
+    def _thinking(self, seed: int, place: int) -> int | None:
+        """Draw the tokens of reasoning of all attempts at one problem."""
+        if self.budget is None:
+            return None
+        rng = random.Random(seed_of(seed, place, "thinking"))
+        has = rng.random() < self.budget.share
+        return rng.randint(self.budget.least, self.budget.most) if has else None
 
     def run(
         self,

@@ -19,6 +19,7 @@ from etude.models import checkpoint, table
 from etude.models.describe import behind
 from etude.nn.context import Context
 from etude.nn.decoder import Decoder
+from etude.nn.shared import Shared
 from etude.parallel.mesh import Ranks
 from etude.rl.paired import ROWS, forward
 from etude.rl.pairs import encode
@@ -49,9 +50,16 @@ class RewardDecoder(Decoder):
         self.to(trunk.embed.weight.device)
 
     def _score(
-        self, hidden: Tensor, labels: Tensor, temperature: float, entropy: bool
+        self,
+        hidden: Tensor,
+        labels: Tensor,
+        temperature: float,
+        entropy: bool,
+        shared: Shared | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         found = hidden.float() @ self.reward.float()
+        if shared is not None:
+            found = found.flatten()[shared.rows]
         return torch.where(labels >= 0, found, 0.0), None
 
     def _ahead(

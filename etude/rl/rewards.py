@@ -71,8 +71,8 @@ class Rewards:
                 do = "name a stage under `by`: here the policy samples while answers are judged"
                 raise EtudeError(f"{where}.by", found, "mode sync", do)
             if isinstance(term, spec.Judge | spec.Scalar):
-                if stage.rollout.dynamic:
-                    found = "a model that rewards, with rollout.dynamic"
+                if stage.rollout.dynamic and len(own) == len(stage.environments):
+                    found = "a model that rewards all environments, with rollout.dynamic"
                     do = "drop one of them: groups are chosen before it has rewarded them"
                     raise EtudeError(where, found, do=do)
                 self.judged[at] = Judged(term, where, models, own, seed)

@@ -58,7 +58,7 @@ async def _in_step(
     """All decode a turn, then all wait for their tools: who is side by side is always the same."""
     params = limits.sampling(dialogue.stop)
     while live := [attempt for attempt in attempts if attempt.waits(limits)]:
-        made = await sampler.sample([attempt.prompt(limits) for attempt in live], params)
+        made = await sampler.sample([attempt.prompt(limits, dialogue) for attempt in live], params)
         pairs = zip(live, made, strict=True)
         await asyncio.gather(*(one.advance(answer, dialogue, limits) for one, answer in pairs))
 
@@ -67,5 +67,5 @@ async def _alone(sampler: Sampler, dialogue: Dialogue, attempt: Attempt, limits:
     """One attempt at its own pace: its tools work while the others decode."""
     params = limits.sampling(dialogue.stop)
     while attempt.waits(limits):
-        [made] = await sampler.sample([attempt.prompt(limits)], params)
+        [made] = await sampler.sample([attempt.prompt(limits, dialogue)], params)
         await attempt.advance(made, dialogue, limits)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from etude.recipe.rewards import Judge, Scalar
 from etude.recipe.stages import Rl
 from etude.rl.attempt import Attempt
 from etude.rl.curriculum import Selection
@@ -97,6 +98,9 @@ class Rounds:
         self.player, self.spec, self.seed = player, spec, seed
         self.kept: Selection | None = None
         self.pending: list[Pending] = []
+        models = [term for term in spec.rewards if isinstance(term, Judge | Scalar)]
+        names = [one.name for one in spec.environments]
+        self.judged = {name for term in models for name in term.only or names}
 
     def play(self, number: int, pace: Pace) -> Round:
         """Play one round with the sampler's weights.
@@ -113,7 +117,7 @@ class Rounds:
         if dynamic is None:
             return played
         rounds = 1
-        while (missing := wanted - sum(not one.flat for one in played.groups)) > 0:
+        while (missing := wanted - sum(map(self._signal, played.groups))) > 0:
             if rounds == dynamic.rounds:
                 break
             share = 1 - missing / wanted
@@ -121,11 +125,15 @@ class Rounds:
             played.groups += self._draw(number, rounds, count, pace)
             rounds += 1
         for group in played.groups:
-            group.useful = not group.flat and wanted > 0
+            group.useful = self._signal(group) and wanted > 0
             wanted -= group.useful
-        kept = sum(not one.flat for one in played.groups) / len(played.groups)
+        kept = sum(map(self._signal, played.groups)) / len(played.groups)
         played.seen = {"dynamic_rounds": float(rounds), "dynamic_kept": kept}
         return played
+
+    def _signal(self, group: Group) -> bool:
+        """Say whether a group is kept; one that a model will reward is, for it has not spoken."""
+        return not group.flat or group.problem.environment.name in self.judged
 
     def problems(self, number: int, part: int, count: int, pace: Pace) -> list[Problem]:
         """Draw problems of a round; those of a larger count begin alike."""

@@ -41,6 +41,7 @@ class Sample:
         versions: per id, the weights that sampled it, -1 where not masked; None = all `version`.
         routes: int16 [len(ids), layers, active], the experts each id chose in the sampler; -1 where
             it did not say.
+        forced: places of ids that a budget of reasoning forced; they do not train.
         key: of its line among the records (`rl.record`); "" = it is not recorded.
     """
 
@@ -65,6 +66,7 @@ class Sample:
     returns: list[float] | None = None
     versions: list[int] | None = None
     routes: Tensor | None = None
+    forced: list[int] | None = None
     key: str = ""
 
     def add(

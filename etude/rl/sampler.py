@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from etude.engine.request import Thinking
 from etude.files import digest
 
 
@@ -22,11 +23,13 @@ class Prompt:
         ids: the tokens so far, template included.
         seed: what the answer's randomness depends on, together with position and ids.
         max_tokens: longest answer, where that is less than all prompts of the call may have.
+        thinking: how much reasoning it may hold, and by which token that is closed.
     """
 
     ids: list[int]
     seed: int = 0
     max_tokens: int | None = None
+    thinking: Thinking | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Completion:
         versions: of the weights that produced each; None = all `version`.
         routes: int16 [n, layers, active], experts of the first n ids of prompt and answer; None
             where they are not asked for.
+        forced: places of the tokens that the sampler had no choice in: a budget closed reasoning.
     """
 
     tokens: list[int]
@@ -68,6 +72,7 @@ class Completion:
     version: int
     versions: list[int] | None = None
     routes: Tensor | None = None
+    forced: tuple[int, ...] = ()
 
 
 class Sampler(Protocol):

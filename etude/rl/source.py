@@ -114,6 +114,7 @@ class RolloutSource:
             seconds=rollout.seconds,
             repetition=cut,
             routes=rollout.routes,
+            budget=rollout.budget,
             overlap=overlap,
         )
         self.records = Records(records if ranks.main else None, tokenizer, rollout.record, say)
@@ -273,9 +274,11 @@ class RolloutSource:
         return shares
 
     def _mask(self, groups: Groups) -> None:
-        """Leave tokens of older weights untrained, where the recipe says so."""
-        if self.spec.rollout.older == "mask":
-            for sample in (sample for group in groups for sample in group):
+        """Leave untrained what was forced, and older weights' tokens where the recipe says so."""
+        for sample in (sample for group in groups for sample in group):
+            for place in sample.forced or ():
+                sample.mask[place] = False
+            if self.spec.rollout.older == "mask":
                 pairs = zip(sample.mask, sample.versions or (), strict=False)
                 sample.mask = [own and version == sample.version for own, version in pairs]
 

@@ -1,5 +1,6 @@
 """One stage of a recipe, from wherever it stands to its checkpoint."""
 
+import fnmatch
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from etude.errors import EtudeError
+from etude.errors import EtudeError, closest
 from etude.files import digest
 from etude.nn.decoder import Decoder
 from etude.optim.build import optimizers
@@ -135,8 +136,23 @@ def _trainer(
     check_clip(spec, model)
     torch.manual_seed(seed)
     random.seed(seed)
+    _freeze(model, spec)
     model = shard(model, ranks, dtype=dtype)
     return Trainer(model, objective, optimizers(model, spec.optimizer), spec, ranks)
+
+
+def _freeze(model: Decoder, spec: Train) -> None:
+    """Take the weights that the stage leaves as they are from all that trains."""
+    named = dict(model.named_parameters())
+    for pattern in spec.frozen:
+        found = fnmatch.filter(named, pattern)
+        if not found:
+            near = closest(pattern, list(named))
+            raise EtudeError(f"{spec.name}.frozen", repr(pattern), "the name of a weight", near)
+        for name in found:
+            named[name].requires_grad = False
+    if spec.frozen and not any(weight.requires_grad for weight in named.values()):
+        raise EtudeError(f"{spec.name}.frozen", "every weight", "one that trains at least")
 
 
 @dataclass(slots=True)

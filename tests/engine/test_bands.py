@@ -70,9 +70,8 @@ def test_a_prefix_is_found_as_long_as_the_last_pages_before_it_are_there(name):
     assert one.tokens == due(name, [*stem, 8], 6)
     assert made.stats().reused_tokens >= 18
     for pages in made.ledger.tables[1 if name == "mixed" else 0 :]:
-        pages.take(pages.available)  # others have taken what was kept of the band
-        pages._holds = [0] * pages.count
-        pages._free, before = list(range(pages.count)), made.stats().reused_tokens
+        pages.release(pages.take(pages.available))  # others had what was kept of the band
+    before = made.stats().reused_tokens
     [one] = made.run([request([*stem, 7], 6)])
     assert one.tokens == due(name, [*stem, 7], 6)
     assert made.stats().reused_tokens == before  # dense layers have their pages; that is not enough

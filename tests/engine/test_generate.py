@@ -178,7 +178,7 @@ def test_a_seed_may_be_any_kind_of_integer(model):
 
 def test_nothing_asked_for_is_nothing_given(model):
     assert engine.generate(model, []) == []
-    assert engine.generate(model, [[1]], max_tokens=0) == [engine.Completion()]
+    assert engine.generate(model, [[1]], max_tokens=0) == [engine.Answer(finish="length")]
     with pytest.raises(EtudeError, match="max_tokens: -1, expected 0 or more"):
         engine.generate(model, [[1]], max_tokens=-1)
 

@@ -77,3 +77,4 @@ def test_the_page_draws_one_line_a_stage():
     told = [{"stage": stage, "rows": rows} for stage in ("short", "extended")]
     section = lengths.section(Run({}, [], evals=told))
     assert section and section.count("2.500") == 6 and "to 256" in section
+    assert "extended, to 256:" in section and "2 bits" in section

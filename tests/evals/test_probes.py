@@ -1,5 +1,7 @@
 """Probes ask held-out questions, the same of every stage and in both modes."""
 
+import re
+
 from etude.data import tasks
 from etude.data.tasks import Item
 from etude.evals.probes import ask
@@ -63,6 +65,30 @@ def test_agentic_rows_tell_validity_the_exact_call_and_the_final_answer_apart():
     found = {metric: rows[0, "nothink", metric]["value"] for metric in ("valid", "exact", "greedy")}
     assert found == {"valid": 1.0, "exact": 0.0, "greedy": 0.0}
     assert rows[0, "nothink", "valid"]["column"] == "agentic"
+
+
+def test_several_numbers_of_turns_ask_the_same_questions_and_are_told_apart():
+    """GLM-4.5 section 3.3: an attempt that would call again when its turns are over has failed."""
+
+    def rule(text, seed):
+        if "</tool_response>" in text:
+            return f"\n{text.rpartition('<tool_response>')[2].split()[0]}<|user|>"
+        asked = text.rpartition("<|user|>\n")[2].partition("<")[0]
+        said = re.search(r"\d+[-+*]\d+", asked)[0]
+        call = "<tool_call>calculator\n<arg_key>expression</arg_key>"
+        return f"\n{call}\n<arg_value>{said}</arg_value>\n</tool_call><|observation|>"
+
+    found = list(ask(player(rule), "calc", Probe(levels=(0,), turns=(1, 2)), SPEC, 0))
+    greedy = {r["turns"]: r["value"] for rows, _ in found for r in rows if r["metric"] == "greedy"}
+    assert greedy == {1: 0.0, 2: 1.0}
+    (_, first), (_, second) = found
+    assert [one["prompt"] for one in first] == [one["prompt"] for one in second]
+    assert [one["turns"] for one in (*first, *second)] == [1, 1, 2, 2]
+
+
+def test_one_number_of_turns_leaves_rows_as_they_are():
+    (rows, _), *_ = ask(player(lambda text, seed: "a<|user|>"), "rev", Probe(turns=3), SPEC, 0)
+    assert not any("turns" in row for row in rows)
 
 
 def test_without_samples_there_are_greedy_rows_only():

@@ -130,6 +130,19 @@ def test_modes_are_not_compared_where_a_stage_solves_nothing_in_either(tmp_path)
     assert labels == {"rl over sft", "rl: think over nothink"}
 
 
+def test_numbers_of_turns_are_rows_of_their_own_and_gains_too(tmp_path):
+    def rows(*values):
+        return [row(value, turns=turns) for turns, value in zip((1, 8), values, strict=True)]
+
+    folder = write(tmp_path, {"sft": rows(0.0, 0.2), "rl": rows(0.1, 0.7)})
+    made = table.aggregate([folder])
+    assert [(r["turns"], r["cells"][1]["value"]) for r in made["rows"]] == [(1, 0.1), (8, 0.7)]
+    gained = {g["turns"]: g["cell"]["value"] for g in made["gains"]}
+    assert gained == {1: pytest.approx(0.1), 8: pytest.approx(0.5)}
+    assert "rev 2, turns 8" in table.render(made)
+    assert "turns" not in table.aggregate([write(tmp_path / "o", {"sft": [row(0.5)]})])["rows"][0]
+
+
 def test_one_run_has_gains_without_an_interval(seeds):
     made = table.aggregate(seeds[:1])
     assert gained(made)["rl over sft", "rev", "nothink"]["value"] == pytest.approx(0.2)

@@ -32,8 +32,8 @@ MOMENTS = [
     "etude.opening.new_tokenizer",
     "etude.opening.settle",
     "etude.workshop.written",
-    "etude.workshop.RolloutSource",
-    "etude.workshop.collect",
+    "etude.posttraining.RolloutSource",
+    "etude.posttraining.collect",
     "etude.workshop.evaluate",
     "etude.evals.page.write_report",
 ]

@@ -1,16 +1,21 @@
 """The recipes of Kimi K2: the report's numbers in the large one, and all stages in each."""
 
+from dataclasses import replace
+
 import pytest
 
 from etude.arch import MLA, YaRN, mixers
+from etude.data.tasks import FAMILIES
 from etude.models.describe import planned
 from etude.optim import schedule
 from etude.recipe.load import load
-from etude.recipe.stages import Eval
+from etude.recipe.rewards import Budget, Judge
+from etude.recipe.stages import Eval, Rl
+from etude.rl.kinds import KINDS
 from tests.recipe.whole import check_planned, stages
 
 SIZES = ["kimi_k2_quick", "kimi_k2_tiny", "kimi_k2_small", "kimi_k2_paper"]
-ORDER = ["stable", "decay", "anneal", "long", "extend", "sft"]
+ORDER = ["stable", "decay", "anneal", "long", "extend", "sft", "rl"]
 
 
 def rate(stage, tokens, step=0):
@@ -106,3 +111,46 @@ def test_controls_differ_from_what_they_control_in_one_thing():
     controls = {free.name, held.name, muon.name, adamw.name}
     measured = next(s for s in found.values() if isinstance(s, Eval) and s.scores)
     assert controls <= set(measured.of)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_reinforcement_learning_is_one_joint_stage_by_mirror_descent_and_muon(size):
+    """Section 3.2: gyms, budgets, a supervised loss beside the policy's, a falling temperature."""
+    rl = stages(size)["rl"]
+    assert rl.objective.kind == "mirror_descent" and rl.objective.advantage.kind == "group_centre"
+    names = {one.name for one in rl.environments}
+    assert len(names) >= 3 and any(name.startswith("rg:") for name in names)
+    budgets = [term for term in rl.rewards if isinstance(term, Budget)]
+    assert {name for term in budgets for name in term.only} == names
+    turns = max(one.turns for one in rl.environments)
+    assert max(term.tokens for term in budgets) <= rl.rollout.max_tokens * turns
+    assert rl.curriculum.cooling.to < rl.rollout.temperature
+    assert rl.ptx.weight > 0 and rl.rollout.updates > 1  # at one update the log-ratio is always 0
+
+
+@pytest.mark.parametrize("size", ["kimi_k2_small", "kimi_k2_paper"])
+def test_the_policy_judges_what_no_rule_decides_and_learns_from_what_rules_verify(size):
+    """Section 3.2.2. Both orders are asked: a critic that knows lengths alone is not admitted."""
+    found = stages(size)
+    judge = next(term for term in found["rl"].rewards if isinstance(term, Judge))
+    assert judge.by == "self" and judge.swap and judge.least >= 0.8 and judge.refresh > 0
+    assert set(judge.only) < {one.name for one in found["rl"].environments}
+    assert 0 in found["sft"].data.tasks["judge"].levels  # the critic is initialised there
+
+
+@pytest.mark.parametrize("size", ["kimi_k2_quick", "kimi_k2_tiny"])
+def test_what_a_laptop_runs_needs_no_extra_beyond_the_demo(size):
+    names = {e.name for s in load(size).stages if isinstance(s, Rl) for e in s.environments}
+    assert names and all(n in set(FAMILIES) - set(KINDS) or n.startswith("rg:") for n in names)
+
+
+def test_controls_of_reinforcement_learning_leave_out_one_thing_each():
+    found = stages("kimi_k2_tiny")
+    rl, bare = found["rl"], found["rl_no_ptx"]
+    assert replace(bare, name=rl.name, start=rl.start, ptx=rl.ptx) == rl
+    assert bare.ptx is None and rl.ptx is not None and bare.start == "sft_gym"
+    more, start = found["sft_more"], found["sft_gym"]
+    assert more.start == "sft_gym" and more.data == start.data
+    measured = next(s for s in found.values() if isinstance(s, Eval) and "rl" in s.of)
+    assert {"sft_gym", "sft_more", "rl_no_ptx"} <= set(measured.of)
+    assert measured.items >= 500

@@ -1,13 +1,17 @@
 """The recipes of MiniMax-M1: the reports' numbers in the large one, and all stages in each."""
 
+from dataclasses import replace
+
 import pytest
 
 from etude import arch
 from etude.errors import EtudeError
 from etude.models.describe import planned
 from etude.optim import schedule
+from etude.recipe.curricula import Curriculum
 from etude.recipe.load import load
 from etude.recipe.plan import cost
+from etude.rl.ramp import RampShares
 from tests.recipe.whole import check_planned, stages
 
 NAMES = ["minimax_m1_quick", "minimax_m1_tiny", "minimax_m1_small", "minimax_m1_paper"]
@@ -16,10 +20,10 @@ STEPS = ["extend_32k", "extend_128k", "extend_512k", "extend_1m"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_size_has_every_stage_before_reinforcement_learning_and_can_be_planned(name):
+def test_every_size_has_every_stage_and_can_be_planned(name):
     recipe = load(name)
     found = [stage.name for stage in recipe.stages]
-    wanted = [*ORDER, *STEPS, "cold_start", "eval"]
+    wanted = [*ORDER, *STEPS, "cold_start", "eval", "critic", "rl_40k", "rl_80k", "eval_rl"]
     assert [stage for stage in found if stage in wanted] == wanted
     check_planned(recipe)
 
@@ -92,6 +96,46 @@ def test_a_loss_over_the_batch_of_a_step_that_is_cut_is_planned_with_a_further_f
         )
     )
     assert cut / whole == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rules_reward_first_and_a_judge_that_must_earn_its_place_later(name):
+    stage = stages(name)["rl_40k"]
+    assert (stage.start, stage.objective.kind, stage.objective.aggregate) == (
+        "cold_start",
+        "cispo",
+        "token",
+    )
+    assert stage.objective.weight_min == 0 and stage.objective.kl.beta == 0
+    assert stage.optimizer.eps == 1e-15 and stage.rollout.dynamic and stage.rollout.repetition
+    judge, long = stage.rewards
+    assert (judge.kind, judge.by, judge.least, long.kind) == ("judge", "critic", 0.8, "overlong")
+    ramp = RampShares(stage.curriculum.ramp, stage.environments, 30)
+    assert judge.only == stage.curriculum.ramp.names
+    assert ramp.share(0) == ramp.share(9) == 0 < ramp.share(15) < ramp.share(29) == 0.3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_longer_run_has_other_problems_growing_windows_and_smaller_steps(name):
+    first, second = stages(name)["rl_40k"], stages(name)["rl_80k"]
+    sizes = second.curriculum.windows.sizes
+    assert sizes[0] == first.rollout.max_tokens
+    assert [size / sizes[0] for size in sizes] == pytest.approx(
+        [1, 1.2, 1.4, 1.6, 1.8, 2], abs=0.01
+    )
+    assert second.difficulty.keep == "moderate" and second.environments != first.environments
+    assert second.objective.aggregate == "token_and_sequence"
+    assert second.objective.weight_max < first.objective.weight_max and second.clip < first.clip
+
+
+def test_the_controls_of_tiny_differ_from_the_stage_in_one_thing_each():
+    found = stages("minimax_m1_tiny")
+    stage, grpo, rules = (found[name] for name in ("rl_40k", "rl_grpo", "rl_rules"))
+    assert replace(grpo, name=stage.name, objective=stage.objective) == stage
+    kept = {"rewards": stage.rewards[1:], "curriculum": Curriculum()}
+    assert rules == replace(stage, name="rl_rules", environments=stage.environments[:-1], **kept)
+    assert found["sft_more"].start == grpo.start == rules.start == "cold_start"
+    assert found["eval_rl"].items >= 500
 
 
 def test_changes_of_a_mixture_that_overlap_are_refused():

@@ -4,15 +4,19 @@ import asyncio
 import math
 
 import pytest
+from pydantic import TypeAdapter
 
 from etude.engine import Engine, GenRequest, Limits, Sampling, Settings, Want
 from etude.engine.request import Repetition
 from etude.errors import EtudeError
 from etude.recipe.parts import Rollout
+from etude.recipe.stages import Rl
 from etude.rl.attempt import Limits as Bounds
+from etude.rl.curriculum_pace import Pace
 from etude.rl.environment import Outcome, Start
 from etude.rl.local import LocalSampler
 from etude.rl.rollout import rollouts
+from etude.rl.rounds import Rounds
 from etude.rl.sample import Sample
 from etude.rl.summary import summarise
 from tests.rl.fakes import Scripted, model, player
@@ -121,6 +125,25 @@ def test_dynamic_sampling_gives_up_after_its_rounds():
     assert made.next(at(0)) == []
     assert made.metrics()["dynamic_rounds"] == 3 and len(made.sampler.calls) == 3
     assert made.metrics()["zero_std/wrong"] == 1
+
+
+def test_dynamic_sampling_keeps_what_a_model_will_reward():
+    how = {"prompts": 4, "per_prompt": 2, "dynamic": {"rounds": 2}}
+    made = source(lambda *_: "?<|user|>", rollout=how)
+    alone = made.rounds.play(0, Pace(temperature=1.0))
+    assert not any(group.useful for group in alone.groups) and len(alone.groups) == 8
+    made.rounds.judged = {alone.groups[0].problem.environment.name}
+    kept = made.rounds.play(0, Pace(temperature=1.0))
+    assert [group.useful for group in kept.groups] == [True] * 4
+    assert kept.seen == {"dynamic_rounds": 1.0, "dynamic_kept": 1.0}
+
+
+def test_which_environments_a_model_rewards_is_known_before_they_are_played():
+    told = {"name": "a", "steps": 1, "environments": [{"name": "sort"}, {"name": "instruct"}]}
+    for only, names in (("instruct", {"instruct"}), ("", {"sort", "instruct"})):
+        term = {"kind": "judge", "by": "x", **({"for": [only]} if only else {})}
+        stage = TypeAdapter(Rl).validate_python(told | {"rewards": [term]})
+        assert Rounds(None, stage, 0).judged == names
 
 
 def test_dynamic_sampling_goes_by_rewards_before_shaping():

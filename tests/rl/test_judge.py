@@ -18,6 +18,8 @@ from etude.rl.judge import Judge, asker, measure
 from etude.rl.judge_bias import Watch
 from etude.rl.problems import Problem
 from etude.rl.rollout import Sample
+from etude.rl.sampler import Completion
+from etude.text import chat
 from etude.text.turns import Message
 from tests.rl.fakes import Scripted, tokenizer
 
@@ -315,3 +317,15 @@ def test_a_sampler_is_asked_greedily_and_a_cut_verdict_is_none():
     assert ask(["judge short: q", "judge right: q"], 8) == ["A", ""]
     [(_, params)] = policy.calls
     assert (params.temperature, params.max_tokens) == (0.0, 8)
+
+
+def test_a_system_that_always_thinks_is_asked_in_its_own_mode():
+    system = chat.new_tokenizer(["judge short: q"], 340, format="minimax_m1")
+    said = system.encode("A<end_of_sentence>", special=True)
+
+    class Policy:
+        async def sample(self, prompts, params):
+            assert system.decode(prompts[0].ids).endswith("ai name=assistant\n")
+            return [Completion(said, [0.0] * len(said), "stop", 0) for _ in prompts]
+
+    assert asker(Policy(), Dialogue(system, "minimax_m1"))(["judge short: q"], 8) == ["A"]

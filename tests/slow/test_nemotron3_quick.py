@@ -30,8 +30,8 @@ def test_every_stage_of_the_quick_recipe_runs_and_learns(tmp_path):
     near, far = (value("sft", "speed", "decode", n, "-", "MB kept") for n in (256, 2048))
     assert far - near == pytest.approx((2048 - 256) * 2 * 2 * 32 * 4 / 1e6)
     lines = list(read(folder / "metrics.jsonl"))
-    assert {line["stage"] for line in lines} == {
-        *("pretrain", "long_context", "sft", "sft_by_conversation")
-    }
-    assert all("mtp_loss" in line for line in lines if "loss" in line)
+    text = ("pretrain", "long_context", "sft", "sft_by_conversation")
+    assert {line["stage"] for line in lines} >= {*text}
+    learnt = [line for line in lines if line["stage"] in text and "loss" in line]
+    assert all("mtp_loss" in line for line in learnt)
     assert "tok/s" in write_report(folder).read_text()

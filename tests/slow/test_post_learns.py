@@ -1,21 +1,13 @@
 """Learning in miniature: preferences, a reward model, and a student that nears its teacher."""
 
-from dataclasses import replace
-
 import pytest
-import torch
 
 from etude.data.synth_chats import solution
 from etude.data.tasks import items
 from etude.files import read_json
-from etude.models.checkpoint import load
-from etude.recipe.parts import TaskMix
-from etude.recipe.post import Distill, Tutor
-from etude.rl.pairs import encode
-from etude.rl.rows import rows
-from etude.rl.teacher import DistillObjective
 from etude.run import train
 from etude.train.log import read
+from tests.slow.nearness import apart
 
 pytestmark = pytest.mark.slow
 
@@ -94,25 +86,12 @@ def run(tmp_path_factory):
     return train(str(folder / "learns.yaml"), out=folder / "run")
 
 
-def apart(run, name):
-    """KL from teacher to student and back, on worked solutions that nobody trained on."""
-    student, teacher = (load(run / "stages" / s / "checkpoint") for s in (name, "teacher"))
-    words = student.published.tokenizer
-    spec = Distill(teachers=(Tutor(stage="teacher", tasks={"rev": TaskMix()}),), steps=1)
-    chats = [solution(item, thinking=False) for item in items("rev", 0, 200, 1, held=True)]
-    told = [encode(words, chat.messages, None, False, "glm45") for chat in chats]
-    batch = replace(rows(told), teacher=torch.zeros(len(told), dtype=torch.long))
-    objective = DistillObjective(spec, (teacher,))
-    with torch.no_grad():
-        how = {"segments": batch.segments, "pos": batch.pos, "labels": batch.labels}
-        found = student(batch.ids, **how, mtp=False, reader=objective.reader(batch))
-        _, seen = objective(found, batch)
-    return {n: float(seen[n].sum() / batch.tokens) for n in ("kl_forward", "kl_reverse")}
+CHATS = [solution(item, thinking=False) for item in items("rev", 0, 200, 1, held=True)]
 
 
 def test_whole_distributions_bring_a_student_nearer_than_as_many_tokens_of_answers(run):
     """The teacher is stopped while it doubts: of a sure one, answers say as much."""
-    found = {name: apart(run, name) for name in ("start", "answers", "distill")}
+    found = {name: apart(run, name, "teacher", CHATS) for name in ("start", "answers", "distill")}
     tokens = {
         n: read_json(run / "stages" / n / "done.json")["tokens"] for n in found if n != "start"
     }

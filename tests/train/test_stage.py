@@ -15,6 +15,7 @@ import torch
 
 from etude.errors import EtudeError
 from etude.models import checkpoint
+from etude.recipe.parts import Balance
 from etude.train.lock import hold
 from etude.train.log import Log, read
 from etude.train.objective import NextToken
@@ -372,3 +373,22 @@ def test_killed_again_and_again_the_end_is_the_same_to_the_last_bit(tmp_path):
         assert process.returncode in (-signal.SIGKILL, 130, -signal.SIGINT), error
     assert process.returncode == 0 and kills >= 2
     assert_same(killed, tmp_path / "straight")
+
+
+def test_frozen_weights_stay_and_the_selection_bias_moves(tmp_path):
+    spec = tiny.spec("adamw", frozen=("*.router.weight",), balance=Balance(bias_rate=0.1))
+    before = tiny.model().state_dict()
+    run(tmp_path, spec=spec)
+    after = checkpoint.load(tmp_path / "pretrain" / "checkpoint").state_dict()
+    routers = [name for name in before if ".router." in name]
+    moved = {name: not before[name].equal(after[name]) for name in routers}
+    assert moved == {name: name.endswith("bias") for name in routers}
+    assert not before["embed.weight"].equal(after["embed.weight"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("*.rooter.weight", "the name of a weight"), ("*", "every weight")]
+)
+def test_a_pattern_that_freezes_nothing_or_all_is_refused(tmp_path, pattern, message):
+    with pytest.raises(EtudeError, match=message):
+        run(tmp_path, spec=tiny.spec("adamw", frozen=(pattern,)))

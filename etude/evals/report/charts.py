@@ -156,12 +156,22 @@ def scatter(
     )
 
 
-def fan(name: str, lines: Mapping[str, Sequence[Point]]) -> Html:
+def fan(
+    name: str,
+    lines: Mapping[str, Sequence[Point]],
+    *,
+    told: Callable[[float], str],
+    ends: tuple[str, str],
+    unit: str = " %",
+) -> Html:
     """One line a stage over the same places, the first pale; the note tells first and last tops.
 
     Args:
         name: caption.
         lines: points by name of the stage, in order.
+        told: what a place is called.
+        ends: words below the first and the last place.
+        unit: of the values, behind the note.
     """
     place, grid = frame([point for line in lines.values() for point in line])
     shown, data, labels = [], [], []
@@ -171,7 +181,7 @@ def fan(name: str, lines: Mapping[str, Sequence[Point]]) -> Html:
         shown.append(tag("path", d=path, class_="line", stroke_opacity=strength))
         for x, y in points:
             data.append([len(labels), digits(y), *place(x, y)])
-            labels.append(f"{stage}, {2**x - 1:g} examples:")
+            labels.append(f"{stage}, {told(x)}:")
     outer = [*lines][:: max(1, len(lines) - 1)]  # the first and the last
     tops = " → ".join(f"{max(y for _, y in lines[stage]):.0f}" for stage in outer)
     return tag(
@@ -179,7 +189,7 @@ def fan(name: str, lines: Mapping[str, Sequence[Point]]) -> Html:
         tag(
             "figcaption",
             tag("span", name),
-            tag("span", f"{tops} %", class_="now"),
+            tag("span", f"{tops}{unit}", class_="now"),
         ),
         tag(
             "div",
@@ -190,7 +200,7 @@ def fan(name: str, lines: Mapping[str, Sequence[Point]]) -> Html:
             data_unit="",
             data_labels=json.dumps(labels),
         ),
-        tag("div", tag("span", "fewest examples"), tag("span", "most"), class_="x"),
+        tag("div", [tag("span", end) for end in ends], class_="x"),
         class_="chart",
     )
 

@@ -67,7 +67,9 @@ def _rows(run: Run, columns: Sequence[str]) -> dict[tuple[str, ...], dict[str, L
     for result in run.evals:
         for row in result["rows"]:
             level = "" if row.get("level") is None else f" {row['level']}"
-            key = (row["column"], f"{row['task']}{level}", str(row.get("mode", "-")), row["metric"])
+            limit = f", turns {row['turns']}" if "turns" in row else ""
+            task = f"{row['task']}{level}{limit}"
+            key = (row["column"], task, str(row.get("mode", "-")), row["metric"])
             rows.setdefault(key, {})[result["stage"]] = row
     return {key: rows[key] for column in columns for key in rows if key[0] == column}
 

@@ -69,13 +69,21 @@ def examples(run: Run) -> Html | None:
     several = {key: lines for key, lines in found.items() if _varied(lines)}
     if not several:
         return None
-    cards = [charts.fan(f"{task}, {metric}", lines) for (task, metric), lines in several.items()]
+    ends = ("fewest examples", "most")
+    cards = [
+        charts.fan(f"{task}, {metric}", lines, told=_examples, ends=ends)
+        for (task, metric), lines in several.items()
+    ]
     text = (
         "Per cent right of held-out questions against the examples in the prompt (0, 1, and more; "
         "the axis is log2 of one more). exact: written to the letter. per token: the choice with "
         "the highest mean log-probability. over base: log P in the context less log P outside it."
     )
     return tag("div", tag("div", cards, class_="grid"), tag("p", text, class_="note"))
+
+
+def _examples(place: float) -> str:
+    return f"{2**place - 1:g} examples"
 
 
 def _varied(lines: Mapping[str, Sequence[charts.Point]]) -> bool:

@@ -21,7 +21,8 @@ def section(run: Run) -> Html | None:
     cards, tables = [], []
     for task, lines in found.items():
         drawn = {name: [(math.log2(x), y) for x, y in points] for name, points in lines.items()}
-        cards.append(charts.fan(f"{task}: bits per byte against log2 of the place", drawn))
+        name, ends = f"{task}: bits per byte against log2 of the place", ("near", "far")
+        cards.append(charts.fan(name, drawn, told=_place, ends=ends, unit=" bits"))
         edges = [x for x, _ in next(iter(lines.values()))]
         head = tag("tr", [tag("th", t, scope="col") for t in (task, *map(_edge, edges))])
         body = [
@@ -35,6 +36,10 @@ def section(run: Run) -> Html | None:
         "holds other tokens."
     )
     return tag("div", tag("div", cards, class_="grid"), tables, tag("p", text, class_="note"))
+
+
+def _place(log: float) -> str:
+    return _edge(2**log)
 
 
 def _edge(place: float) -> str:

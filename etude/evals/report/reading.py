@@ -23,12 +23,13 @@ def samples(run: Run) -> Html | None:
 
 def _sample(row: Line) -> Html:
     level = "" if row.get("level") is None else f" {row['level']}"
+    limit = f", turns {row['turns']}" if "turns" in row else ""
     mode, score = row.get("mode"), row.get("score")
     return tag(
         "article",
         tag(
             "header",
-            tag("span", f"{row.get('task', '')}{level}"),
+            tag("span", f"{row.get('task', '')}{level}{limit}"),
             tag("span", mode, class_=f"mode {mode}") if mode else None,
             _badge(score) if number(score) else None,
         ),

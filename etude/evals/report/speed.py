@@ -23,7 +23,8 @@ def section(run: Run) -> Html | None:
     cards, tables = [], []
     for metric, lines in found.items():
         drawn = {name: [(math.log2(x), y) for x, y in points] for name, points in lines.items()}
-        cards.append(charts.fan(f"{metric} against log2 of the context", drawn))
+        name, ends = f"{metric} against log2 of the context", ("short", "long")
+        cards.append(charts.fan(name, drawn, told=_context, ends=ends, unit=f" {metric}"))
         lengths = [x for x, _ in next(iter(lines.values()))]
         head = tag("tr", [tag("th", t, scope="col") for t in (metric, *map(_length, lengths))])
         body = [
@@ -36,6 +37,10 @@ def section(run: Run) -> Html | None:
         "a float32 cache for: states of fixed size, and keys and values of each token."
     )
     return tag("div", tag("div", cards, class_="grid"), tables, tag("p", text, class_="note"))
+
+
+def _context(log: float) -> str:
+    return f"behind {_length(2**log)} tokens"
 
 
 def _length(tokens: float) -> str:

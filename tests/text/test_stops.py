@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.engine.stops import Writer
+from etude.text.stops import Writer
 
 
 class Bytes:
