@@ -93,20 +93,21 @@ def build() -> bool:
 
 
 def _extensions() -> tuple[Callable[[], str], Callable[..., Any]]:
-    """Import torch's builder, also where the process has imported Python's own distutils.
+    """Import torch's builder, also where other packages have been at Python's own distutils.
 
-    setuptools, which it imports, puts its own in their place, and fails where that comes too late.
+    setuptools, which it imports, puts its own in their place, and says by an assertion that it
+    could not. Asked to leave them alone it needs not.
     """
-    name = "SETUPTOOLS_USE_DISTUTILS"
-    late = "distutils" in sys.modules and "setuptools" not in sys.modules
-    before = os.environ.get(name)
-    if late:
-        os.environ[name] = "stdlib"
     try:
         from torch.utils.cpp_extension import get_default_build_root, load
-    finally:
-        if late:
-            os.environ.pop(name)
+    except AssertionError:
+        name = "SETUPTOOLS_USE_DISTUTILS"
+        before = os.environ.get(name)
+        os.environ[name] = "stdlib"
+        try:
+            from torch.utils.cpp_extension import get_default_build_root, load
+        finally:
+            del os.environ[name]
             if before is not None:
                 os.environ[name] = before
     return get_default_build_root, load
