@@ -39,6 +39,14 @@ MOMENTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """A shell lets what it starts in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def pressed(*_, **__):
     signal.raise_signal(signal.SIGINT)
     while True:  # Python looks for signals here; on the way out it may not
